@@ -1,0 +1,130 @@
+"""The composition root: Settings -> adapters -> use cases -> routes. Reading it is reading the
+system; nothing else names an adapter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from starlette.routing import Router
+
+from ociserver.fresh import FreshCache
+from ociserver.registry import RegistryReader, RegistryWriter
+from ociserver.sessions import Uploads
+from ociserver.settings import Settings
+from ociserver.storage.files import FileBlobs
+from ociserver.storage.sqlite import SqliteCatalog, prepare_catalog
+from ociserver.web.body import Pace
+from ociserver.web.front import FrontDoor, every
+from ociserver.web.observe import AccessLog, Metrics, configure_logging
+from ociserver.web.protocol import HeadLimits, LadingProtocol
+from ociserver.web.pull import ManifestAnswer, Pull
+from ociserver.web.push import Push
+from ociserver.web.routes import nothing_here, routes
+from ociserver.web.service import Service
+
+log = logging.getLogger("lading")
+
+_SWEEP_SECONDS = 60.0
+_OVERDUE_SECONDS = 2.0
+
+
+def create_app(settings: Settings) -> FrontDoor:
+    """Return the registry as an ASGI application. Raises Unavailable where a store is not there."""
+    configure_logging(settings.log_level)
+    catalog = SqliteCatalog(location(settings.catalog))
+    blobs = FileBlobs(location(settings.blobs))
+    uploads = Uploads(catalog, blobs)
+    reader = RegistryReader(catalog, blobs, cache_bytes=settings.cache // 4)
+    answers: FreshCache[bytes, ManifestAnswer] = FreshCache(
+        catalog.generation, settings.cache * 3 // 4
+    )
+    writer = RegistryWriter(catalog, accept_sparse=settings.sparse == "accept")
+    metrics = Metrics()
+    access_log = AccessLog() if settings.access_log == "on" else None
+
+    pull = Pull(
+        reader, answers, page_limit=settings.page_limit, referrers_limit=settings.referrers_limit
+    )
+    push = Push(
+        writer,
+        uploads,
+        metrics,
+        manifest_bytes=settings.manifest_limit,
+        pace=Pace(seconds=settings.body_seconds, bytes=settings.body_bytes),
+    )
+    service = Service(catalog, blobs, metrics)
+
+    async def close() -> None:
+        uploads.close()
+        await catalog.aclose()
+        blobs.close()
+        if access_log is not None:
+            access_log.flush()
+
+    router = Router(
+        routes=routes(pull, push, service),
+        redirect_slashes=False,
+        default=nothing_here,
+        lifespan=_lifespan(_sweeper(uploads, metrics, settings), metrics, close),
+    )
+    return FrontDoor(
+        router,
+        hot_manifest=pull.hot_manifest,
+        metrics=metrics,
+        access_log=access_log,
+        limits=HeadLimits(header_bytes=settings.header_limit, idle_seconds=settings.idle),
+    )
+
+
+def prepare_stores(settings: Settings) -> None:
+    """Make the stores, or check that they are ours, once and before any worker starts.
+
+    Raises Unavailable.
+    """
+    prepare_catalog(location(settings.catalog))
+    FileBlobs(location(settings.blobs)).close()
+
+
+def location(url: str) -> Path:
+    """Return the path of a `scheme:///PATH`; `settings.py` has checked its form."""
+    return Path(url.partition(":///")[2])
+
+
+def _sweeper(uploads: Uploads, metrics: Metrics, settings: Settings) -> Callable[[], Any]:
+    async def sweep() -> None:
+        ended = await uploads.sweep(settings.upload_idle)
+        metrics.expired.inc(ended)
+        if ended:
+            log.info("idle uploads ended", extra={"fields": {"uploads": ended}})
+
+    return lambda: every(min(_SWEEP_SECONDS, settings.upload_idle / 2), sweep)
+
+
+def _lifespan(
+    sweeper: Callable[[], Any], metrics: Metrics, close: Callable[[], Any]
+) -> Callable[[Any], AbstractAsyncContextManager[None]]:
+    async def close_overdue() -> None:
+        metrics.overdue.inc(LadingProtocol.close_overdue())
+        metrics.fold()
+
+    @asynccontextmanager
+    async def lifespan(_app: Any) -> AsyncIterator[None]:
+        tasks = [
+            asyncio.create_task(sweeper()),
+            asyncio.create_task(every(_OVERDUE_SECONDS, close_overdue)),
+        ]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await close()
+
+    return lifespan

@@ -1,0 +1,32 @@
+"""`lading`: the one command. Subcommands are named by import string and loaded when called."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+
+from ociserver import __version__
+
+# name -> (module:function, what it does). The function takes the arguments that follow the name.
+COMMANDS = {
+    "serve": ("ociserver.serve:main", "run the registry"),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run `lading`; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="lading",
+        description="An OCI registry that is also the system of record for models.",
+        epilog="`lading COMMAND --help` tells more.",
+    )
+    parser.add_argument("--version", action="version", version=f"lading {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
+    for name, (_, summary) in COMMANDS.items():
+        commands.add_parser(name, help=summary, add_help=False)
+    given = sys.argv[1:] if arguments is None else arguments
+    chosen, rest = parser.parse_known_args(given[:1]), given[1:]
+    module, _, function = COMMANDS[chosen[0].command][0].partition(":")
+    status: int = getattr(import_module(module), function)(rest)
+    return status

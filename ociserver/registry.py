@@ -1,0 +1,204 @@
+"""The registry's use cases beside uploads, split by role: what reads, what writes.
+
+`RegistryReader` is what the pull half of the web layer knows; a proxy is another reader. Each
+write is one transaction in one plain function, so a tag, the manifest under it and its place in a
+referrers list are there together or not at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ociserver.content import parse_manifest
+from ociserver.errors import (
+    BlobReferenced,
+    BlobUnknown,
+    DigestMismatch,
+    ManifestBlobUnknown,
+    ManifestUnknown,
+    NameUnknown,
+    Unavailable,
+)
+from ociserver.fresh import FreshCache
+from ociserver.ports import (
+    BlobReader,
+    BlobStore,
+    Catalog,
+    CatalogTx,
+    ReferrerPage,
+    StoredBlob,
+    StoredManifest,
+)
+from ociserver.refs import Digest, Reference, RepositoryName, Tag
+
+# Parsing and hashing this much takes about a millisecond; more goes to a thread.
+_INLINE = 64 * 1024
+# 4 MiB is the accepted norm for one page of a referrers list (it is read as a manifest).
+_REFERRERS_BYTES = 4 * 1024 * 1024
+
+
+class RegistryReader:
+    """What a pull needs. Every answer holds what was acknowledged before it was asked."""
+
+    def __init__(self, catalog: Catalog, blobs: BlobStore, *, cache_bytes: int) -> None:
+        self._catalog = catalog
+        self._blobs = blobs
+        self._links: FreshCache[tuple[str, str], StoredBlob] = FreshCache(
+            catalog.generation, cache_bytes
+        )
+
+    async def manifest(self, repository: RepositoryName, reference: Reference) -> StoredManifest:
+        """Return the manifest a tag points at, or of that digest. Raises ManifestUnknown."""
+        found = await self._catalog.read(lambda tx: tx.manifest(repository, reference))
+        if found is None:
+            raise ManifestUnknown(f"{repository} has no manifest {reference}")
+        return found
+
+    async def blob(self, repository: RepositoryName, digest: Digest) -> StoredBlob:
+        """Return where the blob lies. Raises BlobUnknown."""
+
+        async def read() -> StoredBlob:
+            found = await self._catalog.read(lambda tx: tx.blob(repository, digest))
+            if found is None:
+                raise BlobUnknown(f"{repository} has no blob {digest}")
+            return found
+
+        return await self._links.get_or_read((repository, digest), read, lambda _: 0)
+
+    async def open_blob(self, stored: StoredBlob) -> BlobReader:
+        """Open the bytes, to be closed by the caller. Raises Unavailable where they are damaged."""
+        reader = await self._blobs.open(stored.key)
+        if reader.size != stored.size:
+            reader.close()
+            raise Unavailable(
+                f"blob object {stored.key} has {reader.size} bytes, the catalog says {stored.size}"
+            )
+        return reader
+
+    async def tags(self, repository: RepositoryName, last: str, limit: int) -> Sequence[str]:
+        """Return tags in byte order after `last`. Raises NameUnknown."""
+
+        def work(tx: CatalogTx) -> Sequence[str]:
+            found = tx.tags(repository, last, limit)
+            if not found and not tx.repository_exists(repository):
+                raise NameUnknown(f"there is no repository {repository}")
+            return found
+
+        return await self._catalog.read(work)
+
+    async def repositories(self, last: str, limit: int) -> Sequence[str]:
+        """Return names of repositories that hold a manifest, in byte order after `last`."""
+        return await self._catalog.read(lambda tx: tx.repositories(last, limit))
+
+    async def referrers(
+        self,
+        repository: RepositoryName,
+        subject: Digest,
+        artifact_type: str | None,
+        page: tuple[str, int],
+    ) -> tuple[Sequence[bytes], str | None]:
+        """Return descriptors of the manifests with this subject, and where the next page starts.
+
+        `page` is (last digest seen, most entries). An unknown subject has none: that is no error.
+        """
+        last, limit = page
+        wanted = ReferrerPage(last=last, limit=limit, max_bytes=_REFERRERS_BYTES)
+        found = await self._catalog.read(
+            lambda tx: tx.referrers(repository, subject, artifact_type, wanted)
+        )
+        shown = [each for each in found if each[1]]
+        more = len(shown) < len(found)
+        return [text for _, text in shown], shown[-1][0] if more and shown else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pushed:
+    """What a manifest PUT did; `missing` is what the manifest names and nobody has pushed yet."""
+
+    digest: Digest
+    subject: Digest | None
+    tags: Sequence[Tag]
+    missing: Sequence[Digest]
+
+
+class RegistryWriter:
+    """What a push or a delete needs, blobs' bytes aside."""
+
+    def __init__(self, catalog: Catalog, *, accept_sparse: bool) -> None:
+        self._catalog = catalog
+        self._accept_sparse = accept_sparse
+
+    async def put_manifest(
+        self,
+        repository: RepositoryName,
+        reference: Reference,
+        body: bytes,
+        content_type: str | None,
+        tags: Sequence[Tag] = (),
+    ) -> Pushed:
+        """Keep the manifest and move the tags to it, at once (end-7a, end-7b).
+
+        Raises ManifestInvalid, DigestMismatch, and ManifestBlobUnknown where sparse manifests are
+        refused.
+        """
+        algorithm = reference.algorithm if isinstance(reference, Digest) else "sha256"
+        if len(body) <= _INLINE:
+            view, digest = parse_manifest(body, content_type), _digest(algorithm, body)
+        else:
+            view = await asyncio.to_thread(parse_manifest, body, content_type)
+            digest = await asyncio.to_thread(_digest, algorithm, body)
+        if isinstance(reference, Digest) and digest != reference:
+            raise DigestMismatch(f"the manifest hashes to {digest}, not to {reference}")
+        moved = [*tags] if isinstance(reference, Digest) else [Tag(reference), *tags]
+        stored = StoredManifest(digest=digest, media_type=view.media_type, body=body)
+
+        def work(tx: CatalogTx) -> Sequence[Digest]:
+            missing = tx.missing(repository, view)
+            if missing and not self._accept_sparse:
+                raise ManifestBlobUnknown(
+                    f"{repository} lacks {len(missing)} of what the manifest names",
+                    detail=[{"digest": each} for each in missing],
+                )
+            tx.put_manifest(repository, stored, view)
+            for tag in moved:
+                tx.move_tag(repository, tag, digest)
+            return missing
+
+        missing = await self._catalog.write(work)
+        return Pushed(digest=digest, subject=view.subject, tags=moved, missing=missing)
+
+    async def delete_manifest(self, repository: RepositoryName, reference: Reference) -> None:
+        """Remove a tag, or a manifest with every tag on it (end-9). Raises ManifestUnknown."""
+
+        def work(tx: CatalogTx) -> bool:
+            if isinstance(reference, Digest):
+                return tx.delete_manifest(repository, reference)
+            return tx.delete_tag(repository, reference)
+
+        if not await self._catalog.write(work):
+            raise ManifestUnknown(f"{repository} has no manifest {reference}")
+
+    async def delete_blob(self, repository: RepositoryName, digest: Digest) -> None:
+        """Take the blob from the repository (end-10). Raises BlobUnknown, BlobReferenced."""
+
+        def work(tx: CatalogTx) -> None:
+            if tx.blob(repository, digest) is None:
+                raise BlobUnknown(f"{repository} has no blob {digest}")
+            if parent := tx.needed_by(repository, digest):
+                raise BlobReferenced(f"manifest {parent} of {repository} still names {digest}")
+            tx.unlink_blob(repository, digest)
+
+        await self._catalog.write(work)
+
+    async def mount(
+        self, repository: RepositoryName, digest: Digest, source: RepositoryName | None
+    ) -> bool:
+        """Link a blob another repository holds (end-11); False where it does not hold it."""
+        return await self._catalog.write(lambda tx: tx.mount(repository, digest, source))
+
+
+def _digest(algorithm: str, body: bytes) -> Digest:
+    return Digest(f"{algorithm}:{hashlib.new(algorithm, body).hexdigest()}")

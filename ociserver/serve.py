@@ -1,0 +1,123 @@
+"""`lading serve`: read the settings, open the door, say where it is, run the workers."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from ociserver.app import create_app, location, prepare_stores
+from ociserver.errors import LadingError
+from ociserver.settings import SettingInvalid, Settings, load
+from ociserver.web.protocol import LadingProtocol
+
+_BACKLOG = 2048
+_USAGE = 2
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the registry until SIGTERM or SIGINT; return the exit status."""
+    parser = _parser()
+    options = {key: value for key, value in vars(parser.parse_args(arguments)).items() if value}
+    config = options.pop("config", None) or os.environ.get("LADING_CONFIG")
+    try:
+        settings = load(options, os.environ, Path(config) if config else None)
+        listener = _listen(settings)
+        prepare_stores(settings)
+    except (SettingInvalid, LadingError, OSError) as error:
+        sys.stderr.write(f"lading serve: {error}\n")
+        return _USAGE
+    _greet(settings, listener)
+    return _run(settings, listener)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lading serve",
+        description="Run the registry.",
+        epilog="Each option is also a variable (LADING_PORT) and a key of the TOML file (port).",
+    )
+    parser.add_argument("--config", metavar="FILE", help="a TOML file of settings")
+    for one in fields(Settings):
+        form = one.metadata["form"]
+        parser.add_argument(
+            f"--{one.name.replace('_', '-')}",
+            metavar=one.name.upper(),
+            help=f"{one.metadata['help']}: {form.name} (default: {one.default})",
+        )
+    return parser
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """Bind before anything else is done, so that a taken port is the first thing said."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        reason = error.strerror or error
+        raise OSError(f"cannot listen on {settings.host}:{settings.port}: {reason}") from error
+    listener.set_inheritable(True)
+    return listener
+
+
+def _greet(settings: Settings, listener: socket.socket) -> None:
+    host, port = listener.getsockname()[:2]
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    sys.stdout.write(
+        f"Lading listens on http://{address}\n"
+        f"  catalog  {location(settings.catalog).absolute()}\n"
+        f"  blobs    {location(settings.blobs).absolute()}\n"
+        "Try, in another terminal:\n"
+        f"  oras push --plain-http {address}/demo/model:v1 ./my-model\n"
+        f"  oras repo tags --plain-http {address}/demo/model\n"
+        f"  oras pull --plain-http {address}/demo/model:v1 --output ./pulled\n"
+    )
+    sys.stdout.flush()
+
+
+def _run(settings: Settings, listener: socket.socket) -> int:
+    config = uvicorn.Config(
+        partial(create_app, settings),
+        factory=True,
+        interface="asgi3",
+        http=LadingProtocol,
+        ws="none",
+        loop="uvloop",
+        lifespan="on",
+        workers=settings.workers,
+        backlog=_BACKLOG,
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        # A client that pools connections must not find ours closed under its next request.
+        timeout_keep_alive=int(settings.idle),
+        timeout_graceful_shutdown=int(settings.drain),
+    )
+    # uvicorn raises the signal again once it has drained: then, and only then, it ends us.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if settings.workers == 1:
+        server = uvicorn.Server(config)
+        server.run(sockets=[listener])
+        return 0 if server.started else 1
+    counters = tempfile.mkdtemp(prefix="lading-metrics-")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = counters
+    try:
+        Multiprocess(config, sockets=[listener]).run()
+    finally:
+        shutil.rmtree(counters, ignore_errors=True)
+    return 0

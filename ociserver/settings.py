@@ -1,0 +1,171 @@
+"""Settings: one frozen value, from defaults, a TOML file, `LADING_*` variables and options.
+
+The later of these wins. An unknown key or a bad value is refused with its name and the form it
+takes. `docs/operating.md` says what each is for.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+_SIZE = re.compile(r"([0-9]{1,15})\s*(B|KiB|MiB|GiB|TiB)?", re.IGNORECASE)
+_UNITS = {"b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
+_SPAN = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*(ms|s|m|h|d)?")
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_PREFIX = "LADING_"
+
+
+class SettingInvalid(Exception):
+    """A setting cannot be used; the text names it and the form it takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How the text of one setting becomes a value; `name` is what an error message shows."""
+
+    name: str
+    parse: Callable[[str], Any]
+
+
+def _matched(pattern: re.Pattern[str], text: str) -> re.Match[str]:
+    match = pattern.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(text)
+    return match
+
+
+def _size(text: str) -> int:
+    match = _matched(_SIZE, text)
+    return int(match[1]) * _UNITS[(match[2] or "B").lower()]
+
+
+def _seconds(text: str) -> float:
+    match = _matched(_SPAN, text)
+    seconds = float(match[1]) * _SECONDS[match[2] or "s"]
+    if not seconds:
+        raise ValueError(text)
+    return seconds
+
+
+def _number(low: int, high: int) -> Form:
+    def parse(text: str) -> int:
+        value = int(text)
+        if not low <= value <= high:
+            raise ValueError(text)
+        return value
+
+    return Form(f"a whole number from {low} to {high}", parse)
+
+
+def _choice(*choices: str) -> Form:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(text)
+        return text
+
+    return Form(" or ".join(choices), parse)
+
+
+def _url(scheme: str) -> Form:
+    def parse(text: str) -> str:
+        if not text.startswith(f"{scheme}:///") or len(text) == len(scheme) + 4:
+            raise ValueError(text)
+        return text
+
+    return Form(f"{scheme}:///PATH (a fourth slash makes the path absolute)", parse)
+
+
+def _host(text: str) -> str:
+    if not text.strip():
+        raise ValueError(text)
+    return text
+
+
+SIZE = Form("a size: bytes, or with KiB, MiB or GiB", _size)
+SECONDS = Form("a time: seconds, or with ms, s, m, h or d", _seconds)
+
+
+def _setting(default: object, form: Form, help_text: str) -> Any:
+    return field(default=default, metadata={"form": form, "help": help_text})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What `lading serve` can be told. Sizes are bytes, times are seconds."""
+
+    host: str = _setting("127.0.0.1", Form("an address", _host), "address to listen on")
+    port: int = _setting(5000, _number(0, 65535), "port to listen on; 0 takes a free one")
+    workers: int = _setting(1, _number(1, 256), "processes that serve")
+    catalog: str = _setting("sqlite:///data/catalog.db", _url("sqlite"), "where the catalog lies")
+    blobs: str = _setting("file:///data/blobs", _url("file"), "where blobs lie")
+    sparse: str = _setting(
+        "accept",
+        _choice("accept", "refuse"),
+        "manifests that name content nobody has pushed: accept with a warning, or refuse",
+    )
+    manifest_limit: int = _setting(4 << 20, SIZE, "largest manifest taken")
+    page_limit: int = _setting(10_000, _number(1, 100_000), "most tags or repositories in a page")
+    referrers_limit: int = _setting(1_000, _number(1, 10_000), "most referrers in a page")
+    cache: int = _setting(32 << 20, SIZE, "memory for manifests at hand, per worker")
+    upload_idle: float = _setting(86_400.0, SECONDS, "end upload sessions untouched this long")
+    body_seconds: float = _setting(30.0, SECONDS, "a body must bring body-bytes in each such time")
+    body_bytes: int = _setting(4 << 10, SIZE, "see body-seconds")
+    header_limit: int = _setting(160 << 10, SIZE, "most bytes of headers in a request")
+    idle: float = _setting(65.0, SECONDS, "close connections that keep us waiting this long")
+    drain: float = _setting(60.0, SECONDS, "after SIGTERM, time for what is under way to end")
+    access_log: str = _setting("on", _choice("on", "off"), "a line for every request")
+    log_level: str = _setting("info", _choice("debug", "info", "warning", "error"), "least level")
+
+
+def load(options: Mapping[str, str], environment: Mapping[str, str], file: Path | None) -> Settings:
+    """Return the settings. Raises SettingInvalid."""
+    known = {one.name: one.metadata["form"] for one in fields(Settings)}
+    values: dict[str, Any] = {}
+    for source, entries in (
+        (f"{file}: ", _from_file(file)),
+        (_PREFIX, _from_environment(environment)),
+        ("--", options),
+    ):
+        for key, text in entries.items():
+            shown = f"{source}{key.upper() if source == _PREFIX else key.replace('_', '-')}"
+            if key not in known:
+                accepted = ", ".join(known)
+                raise SettingInvalid(f"{shown} is no setting; known are: {accepted}")
+            try:
+                values[key] = known[key].parse(text)
+            except ValueError as error:
+                raise SettingInvalid(f"{shown}={text!r} is not {known[key].name}") from error
+    return Settings(**values)
+
+
+def _from_file(file: Path | None) -> dict[str, str]:
+    if file is None:
+        return {}
+    try:
+        document = tomllib.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise SettingInvalid(f"{file}: {error.strerror}") from error
+    except ValueError as error:
+        raise SettingInvalid(f"{file}: {error}") from error
+    return {key.replace("-", "_"): _as_text(key, value) for key, value in document.items()}
+
+
+def _as_text(key: str, value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, str | int | float):
+        return str(value)
+    raise SettingInvalid(f"{key} is a {type(value).__name__}; every setting is one plain value")
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name.removeprefix(_PREFIX).lower(): value
+        for name, value in environment.items()
+        if name.startswith(_PREFIX) and name != f"{_PREFIX}CONFIG"
+    }

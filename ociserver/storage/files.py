@@ -1,0 +1,202 @@
+"""Blobs as files: `<root>/<first two of the key>/<key>`, written once under their final name.
+
+No blob is copied or renamed when it is committed; the catalog's row is the commit. A writer holds
+an exclusive lock on its file, which the kernel drops with the process, so `kill -9` frees it.
+Nothing here blocks the event loop: all of it runs in one named thread pool.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+from ociserver.errors import StorageFull, Unavailable, UploadBusy, UploadUnknown
+from ociserver.threads import in_thread
+
+T = TypeVar("T")
+
+# Dirty pages are handed to the disk as they come, so that the last sync has little left to do and
+# takes the same time for 1 MiB and for 20 GiB.
+_WRITEBACK = 8 * 1024 * 1024
+_SYNC_FILE_RANGE_WRITE = 2
+_IOV_MAX = 1024
+_THREADS = 16
+
+_sync_file_range = getattr(ctypes.CDLL(None, use_errno=True), "sync_file_range", None)
+if _sync_file_range is not None:
+    _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+
+
+class FileBlobs:
+    """`ports.BlobStore` in one folder, shared by worker processes."""
+
+    def __init__(self, root: Path) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        _sync_folder(root.parent)
+        self._root = root
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="blobs")
+
+    @asynccontextmanager
+    async def writer(self, key: str) -> AsyncIterator[_FileWriter]:
+        descriptor = await self._run(self._open_exclusively, key)
+        try:
+            yield _FileWriter(self._run, descriptor, self._folder(key))
+        finally:
+            os.close(descriptor)
+
+    async def open(self, key: str) -> _FileReader:
+        return await self._run(self._open_reader, key)
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        await self._run(self._delete, keys)
+
+    async def check(self) -> None:
+        await self._run(self._check)
+
+    def close(self) -> None:
+        """Wait for what runs and release the threads."""
+        self._pool.shutdown()
+
+    # -- on the pool's threads
+
+    async def _run(self, function: Callable[..., T], *arguments: object) -> T:
+        return await in_thread(self._pool, function, *arguments)
+
+    def _folder(self, key: str) -> Path:
+        return self._root / key[:2]
+
+    def _open_exclusively(self, key: str) -> int:
+        folder = self._folder(key)
+        with _translated():
+            try:
+                descriptor = os.open(folder / key, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except FileNotFoundError:
+                folder.mkdir(exist_ok=True)
+                _sync_folder(self._root)
+                descriptor = os.open(folder / key, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise UploadBusy("another request is writing to this upload") from error
+        return descriptor
+
+    def _open_reader(self, key: str) -> _FileReader:
+        try:
+            descriptor = os.open(self._folder(key) / key, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise Unavailable(f"blob object {key} cannot be opened: {error.strerror}") from error
+        return _FileReader(self._run, descriptor)
+
+    def _delete(self, keys: Sequence[str]) -> None:
+        with _translated():
+            for key in keys:
+                (self._folder(key) / key).unlink(missing_ok=True)
+            for folder in {self._folder(key) for key in keys}:
+                if folder.exists():
+                    _sync_folder(folder)
+
+    def _check(self) -> None:
+        try:
+            room = os.statvfs(self._root)
+        except OSError as error:
+            raise Unavailable(f"the blob folder is not there: {error.strerror}") from error
+        if room.f_flag & os.ST_RDONLY or not os.access(self._root, os.W_OK):
+            raise Unavailable("the blob folder is read-only")
+        if room.f_bavail == 0:
+            raise Unavailable("the blob folder's disk is full")
+
+
+class _FileWriter:
+    """`ports.BlobWriter` on an open, locked descriptor."""
+
+    def __init__(self, run: Callable[..., Awaitable[None]], descriptor: int, folder: Path) -> None:
+        self._run = run
+        self._descriptor = descriptor
+        self._folder = folder
+        self._dirty = 0
+
+    async def write(self, offset: int, chunks: Sequence[bytes]) -> None:
+        await self._run(self._write, offset, chunks)
+
+    async def sync(self, size: int) -> None:
+        await self._run(self._sync, size)
+
+    def _write(self, offset: int, chunks: Sequence[bytes]) -> None:
+        with _translated():
+            end = _write_at(self._descriptor, offset, chunks)
+            self._dirty += end - offset
+            if self._dirty >= _WRITEBACK and _sync_file_range is not None:
+                start = end - self._dirty
+                _sync_file_range(self._descriptor, start, self._dirty, _SYNC_FILE_RANGE_WRITE)
+                self._dirty = 0
+
+    def _sync(self, size: int) -> None:
+        with _translated():
+            there = os.fstat(self._descriptor).st_size
+            if there < size:
+                raise UploadUnknown(f"{there} of {size} bytes are left of this upload")
+            if there > size:
+                os.ftruncate(self._descriptor, size)
+            os.fsync(self._descriptor)
+            _sync_folder(self._folder)
+
+
+class _FileReader:
+    """`ports.BlobReader` on an open descriptor."""
+
+    def __init__(self, run: Callable[..., Awaitable[bytes]], descriptor: int) -> None:
+        self._run = run
+        self._descriptor = descriptor
+        self.size = os.fstat(descriptor).st_size
+
+    async def read(self, offset: int, count: int) -> bytes:
+        return await self._run(os.pread, self._descriptor, count, offset)
+
+    def fileno(self) -> int | None:
+        return self._descriptor
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def _write_at(descriptor: int, offset: int, chunks: Sequence[bytes]) -> int:
+    """Write all of the chunks; return the offset behind the last byte."""
+    waiting = iter(chunks)
+    while batch := list(islice(waiting, _IOV_MAX)):
+        while batch:
+            written = os.pwritev(descriptor, batch, offset)
+            offset += written
+            while batch and written >= len(batch[0]):
+                written -= len(batch.pop(0))
+            if written:
+                batch[0] = batch[0][written:]
+    return offset
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull("the disk of the blob folder is full") from error
+        raise Unavailable(f"the blob folder failed: {error.strerror}") from error

@@ -1,0 +1,115 @@
+"""The catalog's tables: what bytes exist, who may see them, the graph over them, work in flight.
+
+One schema for SQLite and PostgreSQL. `docs/storage.md` tells how to rescue data with it by hand.
+Names sort by byte on both databases: the spec wants tags in that order.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+)
+
+metadata = MetaData()
+
+# Raised by every change of a table; `lading serve` refuses a catalog of another version.
+SCHEMA_VERSION = 1
+
+
+def _text() -> String:
+    return String().with_variant(String(collation="C"), "postgresql")
+
+
+repository = Table(
+    "repository",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", _text(), nullable=False, unique=True),
+)
+
+# An object of the blob store that is whole and hashed. The row is the commit.
+blob = Table(
+    "blob",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("key", _text(), nullable=False, unique=True),
+    Column("size", BigInteger, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+blob_digest = Table(
+    "blob_digest",
+    metadata,
+    Column("digest", _text(), primary_key=True),
+    Column("blob_id", ForeignKey("blob.id"), nullable=False, index=True),
+)
+
+repository_blob = Table(
+    "repository_blob",
+    metadata,
+    Column("repository_id", ForeignKey("repository.id"), primary_key=True),
+    Column("blob_id", ForeignKey("blob.id"), primary_key=True, index=True),
+)
+
+# `descriptor` is what a referrers list says of the manifest, rendered once when it was pushed.
+manifest = Table(
+    "manifest",
+    metadata,
+    Column("repository_id", ForeignKey("repository.id"), primary_key=True),
+    Column("digest", _text(), primary_key=True),
+    Column("media_type", _text(), nullable=False),
+    Column("artifact_type", _text()),
+    Column("subject", _text()),
+    Column("created_at", Float, nullable=False),
+    Column("descriptor", LargeBinary, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+Index("manifest_by_subject", manifest.c.repository_id, manifest.c.subject, manifest.c.digest)
+
+manifest_child = Table(
+    "manifest_child",
+    metadata,
+    Column("repository_id", ForeignKey("repository.id"), primary_key=True),
+    Column("parent", _text(), primary_key=True),
+    Column("child", _text(), primary_key=True),
+)
+Index("manifest_child_by_child", manifest_child.c.repository_id, manifest_child.c.child)
+
+tag = Table(
+    "tag",
+    metadata,
+    Column("repository_id", ForeignKey("repository.id"), primary_key=True),
+    Column("name", _text(), primary_key=True),
+    Column("digest", _text(), nullable=False),
+    Column("updated_at", Float, nullable=False),
+)
+Index("tag_by_digest", tag.c.repository_id, tag.c.digest)
+
+upload = Table(
+    "upload",
+    metadata,
+    Column("id", _text(), primary_key=True),
+    Column("repository", _text(), nullable=False),
+    Column("algorithm", _text(), nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    Column("hash_state", LargeBinary),
+    Column("touched_at", Float, nullable=False, index=True),
+)
+
+# Keys whose objects are to be deleted. With it every object of the blob store is named by a row at
+# any moment (upload, blob or here), so a crash leaves nothing that only a listing would find.
+discarded = Table(
+    "discarded",
+    metadata,
+    Column("key", _text(), primary_key=True),
+    Column("since", Float, nullable=False),
+)

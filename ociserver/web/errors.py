@@ -1,0 +1,85 @@
+"""The one table from what went wrong to what the client reads.
+
+Codes are those of the distribution spec ("Error Codes"); UNKNOWN, for faults of our own, is the
+code that every client of distribution already knows. Handlers raise; nothing else writes an error.
+"""
+
+from __future__ import annotations
+
+import json
+
+from starlette.types import Scope
+
+from ociserver import errors
+from ociserver.errors import LadingError
+from ociserver.upload import received_range
+
+Headers = list[tuple[bytes, bytes]]
+
+WIRE: dict[type[LadingError], tuple[int, str]] = {
+    errors.NameInvalid: (400, "NAME_INVALID"),
+    errors.NameUnknown: (404, "NAME_UNKNOWN"),
+    errors.TagInvalid: (400, "MANIFEST_INVALID"),
+    errors.DigestInvalid: (400, "DIGEST_INVALID"),
+    errors.DigestMismatch: (400, "DIGEST_INVALID"),
+    errors.ManifestInvalid: (400, "MANIFEST_INVALID"),
+    errors.ManifestTooLarge: (413, "SIZE_INVALID"),
+    errors.ManifestUnknown: (404, "MANIFEST_UNKNOWN"),
+    errors.ManifestBlobUnknown: (404, "MANIFEST_BLOB_UNKNOWN"),
+    errors.BlobUnknown: (404, "BLOB_UNKNOWN"),
+    errors.BlobReferenced: (405, "DENIED"),
+    errors.UploadUnknown: (404, "BLOB_UPLOAD_UNKNOWN"),
+    errors.UploadInvalid: (400, "BLOB_UPLOAD_INVALID"),
+    errors.UploadOutOfOrder: (416, "BLOB_UPLOAD_INVALID"),
+    errors.UploadBusy: (409, "BLOB_UPLOAD_INVALID"),
+    errors.SizeInvalid: (400, "SIZE_INVALID"),
+    errors.RangeUnsatisfiable: (416, "SIZE_INVALID"),
+    errors.RangeRefused: (400, "SIZE_INVALID"),
+    errors.RequestInvalid: (400, "UNSUPPORTED"),
+    errors.RouteUnknown: (404, "UNSUPPORTED"),
+    errors.MethodUnsupported: (405, "UNSUPPORTED"),
+    errors.BodySlow: (408, "SIZE_INVALID"),
+    errors.StorageFull: (507, "DENIED"),
+    errors.Unavailable: (503, "TOOMANYREQUESTS"),
+}
+
+_RETRY_AFTER_SECONDS = 5
+
+
+def envelope(code: str, message: str, detail: object = None) -> bytes:
+    """Return the error body of the spec ("Error Codes")."""
+    error: dict[str, object] = {"code": code, "message": message}
+    if detail is not None:
+        error["detail"] = detail
+    return json.dumps({"errors": [error]}).encode()
+
+
+def answer_to(error: LadingError, scope: Scope) -> tuple[int, Headers, bytes]:
+    """Return status, headers and body for an error raised by the request of that scope."""
+    status, code = next(WIRE[kind] for kind in type(error).__mro__ if kind in WIRE)
+    body = envelope(code, error.message, error.detail)
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+    ]
+    return status, headers + _headers_of(error, scope), body
+
+
+def _headers_of(error: LadingError, scope: Scope) -> Headers:
+    match error:
+        case errors.UploadOutOfOrder():
+            # Where to go on, and from where: regclient resumes from this answer alone.
+            return [
+                (b"location", scope["raw_path"]),
+                (b"range", received_range(error.offset).encode()),
+            ]
+        case errors.MethodUnsupported():
+            return [(b"allow", ", ".join(error.allow).encode())]
+        case errors.BlobReferenced():
+            return [(b"allow", b"GET, HEAD")]
+        case errors.RangeUnsatisfiable():
+            return [(b"content-range", b"bytes */%d" % error.size)]
+        case errors.Unavailable() | errors.UploadBusy() | errors.StorageFull():
+            return [(b"retry-after", b"%d" % _RETRY_AFTER_SECONDS)]
+        case _:
+            return []

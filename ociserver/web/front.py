@@ -1,0 +1,182 @@
+"""The front door: every request passes here, once. It gives each a request id, answers what was
+raised, counts and logs it, and lets hot reads go past the router.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ociserver.errors import ClientGone, LadingError, RouteUnknown
+from ociserver.web.errors import answer_to, envelope
+from ociserver.web.headers import is_unchanged
+from ociserver.web.observe import AccessLog, Metrics
+from ociserver.web.protocol import HeadLimits, RequestHead
+from ociserver.web.pull import ManifestAnswer
+
+_LEFT = 499
+_SERVER_FAULT = 500
+log = logging.getLogger("lading.web")
+
+HotManifest = Callable[[bytes], ManifestAnswer | None]
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """One request and what is known of its answer so far."""
+
+    id: str
+    status: int = 0
+    sent: int = 0
+    whole: bool = False
+
+
+class FrontDoor:
+    """The outermost ASGI application."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        hot_manifest: HotManifest,
+        metrics: Metrics,
+        access_log: AccessLog | None,
+        limits: HeadLimits,
+    ) -> None:
+        self.limits = limits
+        self._app = app
+        self._hot_manifest = hot_manifest
+        self._metrics = metrics
+        self._access_log = access_log
+        self._prefix = secrets.token_hex(6)
+        self._numbers = itertools.count(1)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        exchange = _Exchange(f"{self._prefix}-{next(self._numbers):x}")
+        header = (b"x-request-id", exchange.id.encode())
+
+        async def observed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                message = {**message, "headers": [*message["headers"], header]}
+            else:
+                exchange.sent += len(message.get("body", b"")) + message.get("sent", 0)
+                exchange.whole = not message.get("more_body", False)
+            await send(message)
+
+        scope["lading.request_id"] = exchange.id
+        try:
+            await self._answer(scope, receive, observed, exchange)
+        finally:
+            self._record(scope, exchange, time.perf_counter() - started)
+
+    def answer_hot(self, head: RequestHead) -> bytes | None:
+        """Return the whole answer to a request that needs no wait, None for all others.
+
+        The protocol asks before it makes a task, a scope and a cycle of send and receive: for a
+        manifest at hand those would be most of the work.
+        """
+        found = self._hot_manifest(head.target)
+        if found is None:
+            return None
+        started = time.perf_counter()
+        request_id = f"{self._prefix}-{next(self._numbers):x}"
+        if is_unchanged(head.if_none_match(), found.etag):
+            status, line, body = 304, b"HTTP/1.1 304 Not Modified\r\n", b""
+        else:
+            status, line = 200, b"HTTP/1.1 200 OK\r\n"
+            body = found.body if head.method == b"GET" else b""
+        self._metrics.hot(head.method, status, len(body))
+        if self._access_log is not None:
+            self._access_log.line(
+                request_id,
+                head.client,
+                head.method.decode(),
+                head.target.decode("ascii"),
+                status,
+                len(body),
+                time.perf_counter() - started,
+            )
+        fields = found.head if status == 200 else found.validator_head  # noqa: PLR2004
+        return b"%s%s%sx-request-id: %s\r\n\r\n%s" % (
+            line,
+            head.date,
+            fields,
+            request_id.encode(),
+            body,
+        )
+
+    async def _answer(
+        self, scope: Scope, receive: Receive, send: Send, exchange: _Exchange
+    ) -> None:
+        try:
+            with self._metrics.under_way.track_inprogress():
+                await self._app(scope, receive, send)
+        except ClientGone:
+            exchange.whole = False
+        except HTTPException:
+            await self._refuse(RouteUnknown("nothing lives at this path"), scope, send, exchange)
+        except LadingError as error:
+            await self._refuse(error, scope, send, exchange)
+        except Exception:
+            log.exception("fault", extra={"fields": {"request_id": exchange.id}})
+            if exchange.status:
+                raise
+            await _send_fault(exchange.id, send)
+
+    async def _refuse(
+        self, error: LadingError, scope: Scope, send: Send, exchange: _Exchange
+    ) -> None:
+        status, headers, body = answer_to(error, scope)
+        if status >= _SERVER_FAULT:
+            fields = {"request_id": exchange.id, "status": status, "path": scope["path"]}
+            log.warning(error.message, extra={"fields": fields}, exc_info=error.__cause__)
+        if exchange.status:
+            # The answer has begun: only closing the connection tells that it is not whole.
+            raise error
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def _record(self, scope: Scope, exchange: _Exchange, seconds: float) -> None:
+        status = exchange.status if exchange.whole else _LEFT
+        endpoint = scope.get("lading.endpoint", "unknown")
+        method = scope["method"]
+        self._metrics.answered(endpoint, method, status, seconds)
+        self._metrics.sent.inc(exchange.sent)
+        if self._access_log is not None:
+            client = scope["client"][0] if scope["client"] else ""
+            target = scope["path"]
+            if scope["query_string"]:
+                target = f"{target}?{scope['query_string'].decode('latin-1')}"
+            self._access_log.line(
+                exchange.id, client, method, target, status, exchange.sent, seconds
+            )
+
+
+async def _send_fault(request_id: str, send: Send) -> None:
+    body = envelope("UNKNOWN", f"the registry failed; its log names this request {request_id}")
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": _SERVER_FAULT, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    """Do the work again and again until cancelled; a failure is logged and the next one tried."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await work()
+        except Exception:
+            log.exception("background work failed")

@@ -1,0 +1,177 @@
+"""What an operator sees: Prometheus metrics and one structured line per request.
+
+A line is a JSON object. Lines are gathered and written ten times a second, so that a hot read pays
+for a string and no system call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+import time
+from collections import defaultdict
+from typing import Any, TextIO
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+_FLUSH_SECONDS = 0.1
+_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0, 600.0)
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """Counters of this process; with several workers, of all of them (prometheus_client's files).
+
+    The folder for those files is named by PROMETHEUS_MULTIPROC_DIR, which `lading serve` sets.
+    """
+
+    def __init__(self) -> None:
+        own = self._own = CollectorRegistry()
+        self._requests = Counter(
+            "lading_requests", "Requests answered.", ("endpoint", "method", "status"), registry=own
+        )
+        self._seconds = Histogram(
+            "lading_request_seconds",
+            "From a request's head to its answer's last byte.",
+            ("endpoint", "method"),
+            buckets=_SECONDS,
+            registry=own,
+        )
+        self.received = Counter(
+            "lading_received_bytes", "Bytes of blobs and manifests taken in.", registry=own
+        )
+        self.sent = Counter("lading_sent_bytes", "Bytes of bodies sent.", registry=own)
+        self.under_way = Gauge(
+            "lading_requests_under_way",
+            "Requests not yet answered in full.",
+            registry=own,
+            multiprocess_mode="livesum",
+        )
+        self.sparse = Counter(
+            "lading_sparse_manifests",
+            "Manifests taken whose content is not all here.",
+            registry=own,
+        )
+        self.expired = Counter(
+            "lading_uploads_expired", "Upload sessions ended for idleness.", registry=own
+        )
+        self.overdue = Counter(
+            "lading_connections_overdue", "Connections closed for keeping us waiting.", registry=own
+        )
+        self._children: dict[tuple[str, str, int], tuple[Any, Any]] = {}
+        self._hot: dict[tuple[bytes, int], int] = defaultdict(int)
+        self._hot_bytes = 0
+
+    def answered(self, endpoint: str, method: str, status: int, seconds: float) -> None:
+        """Count one request."""
+        key = (endpoint, method, status)
+        children = self._children.get(key)
+        if children is None:
+            children = self._children[key] = (
+                self._requests.labels(endpoint, method, status),
+                self._seconds.labels(endpoint, method),
+            )
+        children[0].inc()
+        children[1].observe(seconds)
+
+    def hot(self, method: bytes, status: int, size: int) -> None:
+        """Count one manifest answered at once; `fold` adds these up for the scrape."""
+        self._hot[method, status] += 1
+        self._hot_bytes += size
+
+    def fold(self) -> None:
+        """Bring the counts of hot answers into the counters. Their time is not measured."""
+        for (method, status), count in self._hot.items():
+            self._requests.labels("manifest", method.decode(), status).inc(count)
+        self._hot.clear()
+        self.sent.inc(self._hot_bytes)
+        self._hot_bytes = 0
+
+    def exposition(self) -> bytes:
+        """Return the text that Prometheus scrapes."""
+        self.fold()
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return generate_latest(self._own)
+        together = CollectorRegistry()
+        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+        return generate_latest(together)
+
+
+class AccessLog:
+    """One JSON line per request, on a stream."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._lines: list[str] = []
+        self._second = 0
+        self._stamp = ""
+
+    def line(  # noqa: PLR0913, PLR0917 - the fields of one flat record
+        self,
+        request_id: str,
+        client: str,
+        method: str,
+        path: str,
+        status: int,
+        size: int,
+        seconds: float,
+    ) -> None:
+        """Add a line. A status of 499 says that the client left before its answer was whole."""
+        now = time.time()
+        if int(now) != self._second:
+            self._second = int(now)
+            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+        if not self._lines:
+            asyncio.get_running_loop().call_later(_FLUSH_SECONDS, self.flush)
+        self._lines.append(
+            f'{{"time":"{self._stamp}.{int(now % 1 * 1000):03}Z","level":"info","event":"request",'
+            f'"request_id":"{request_id}","client":"{client}","method":"{method}",'
+            f'"path":{_quoted(path)},"status":{status},"bytes":{size},'
+            f'"ms":{seconds * 1000:.3f}}}\n'
+        )
+
+    def flush(self) -> None:
+        """Write what was gathered."""
+        lines, self._lines = self._lines, []
+        try:
+            self._stream.write("".join(lines))
+            self._stream.flush()
+        except OSError:
+            # The reader of our log is gone or its disk full: serving goes on.
+            return
+
+
+def _quoted(text: str) -> str:
+    plain = text.isascii() and text.isprintable() and '"' not in text and "\\" not in text
+    return f'"{text}"' if plain else json.dumps(text)
+
+
+class JsonFormatter(logging.Formatter):
+    """Everything else that is logged, as JSON lines of the same shape."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return one line."""
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line: dict[str, object] = {
+            "time": f"{stamp}.{int(record.msecs):03}Z",
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            "logger": record.name,
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def configure_logging(level: str) -> None:
+    """Send every logger's lines to standard error, uvicorn's included."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter())
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())

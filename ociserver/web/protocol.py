@@ -1,0 +1,258 @@
+"""uvicorn's HTTP protocol with what a registry's front door needs and uvicorn leaves open.
+
+Limits on the head of a request, error envelopes for what never reaches the application, an end to
+connections that neither send nor read, and files sent by the kernel. Framing itself is llhttp's
+(httptools): it refuses Transfer-Encoding beside Content-Length, two lengths, and bare line feeds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+
+from ociserver.threads import in_thread
+from ociserver.web.errors import envelope
+
+# What one call of sendfile may move: large enough that threads cost little, small enough that a
+# slow disk holds none for long.
+_SEND_BYTES = 4 * 1024 * 1024
+_SENDERS = 16
+
+_HOT_METHODS = (b"GET", b"HEAD")
+_BODY_HEADERS = (b"content-length", b"transfer-encoding")
+
+SendFile = Callable[[int, int, int], Awaitable[bool]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadLimits:
+    """Bounds on a request before its body, and on how long a connection may keep us waiting."""
+
+    target_bytes: int = 16 * 1024
+    header_bytes: int = 160 * 1024  # 4,096 byte ranges in one header fit
+    header_count: int = 128
+    idle_seconds: float = 60.0
+
+
+@dataclass(slots=True)
+class RequestHead:
+    """A request without a body, as it came; `date` is the line our answer carries."""
+
+    method: bytes
+    target: bytes
+    headers: list[tuple[bytes, bytes]]
+    client: str
+    date: bytes
+
+    def if_none_match(self) -> str | None:
+        """Return the header of that name."""
+        for name, value in self.headers:
+            if name == b"if-none-match":
+                return value.decode("latin-1")
+        return None
+
+
+class _Refused(Exception):
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+class LadingProtocol(HttpToolsProtocol):
+    """One client connection."""
+
+    live: ClassVar[set[LadingProtocol]] = set()
+    _senders: ClassVar[ThreadPoolExecutor] = ThreadPoolExecutor(_SENDERS, thread_name_prefix="send")
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.live.add(self)
+        self.app: Any  # a FrontDoor
+        self.limits: HeadLimits = self.app.limits
+        self.active_at = self.loop.time()
+        self._refused: _Refused | None = None
+        self._answered_hot = False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.live.discard(self)
+        super().connection_lost(exc)
+
+    # -- the head of a request
+
+    def on_message_begin(self) -> None:
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+        self.active_at = self.loop.time()
+        self._header_bytes = 0
+        self._hosts = 0
+        self._has_body = False
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        if len(self.url) > self.limits.target_bytes:
+            self._refuse(414, f"the request target is over {self.limits.target_bytes} bytes")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        name = self.headers[-1][0]
+        self._header_bytes += len(name) + len(value)
+        if name == b"host":
+            self._hosts += 1
+        elif name in _BODY_HEADERS:
+            self._has_body = True
+        if self._header_bytes > self.limits.header_bytes:
+            self._refuse(431, f"the headers are over {self.limits.header_bytes} bytes")
+        if len(self.headers) > self.limits.header_count:
+            self._refuse(431, f"there are more than {self.limits.header_count} headers")
+
+    def on_headers_complete(self) -> None:
+        # RFC 9112 section 3.2: one Host, or 400.
+        if self._hosts != 1 and self.parser.get_http_version() == "1.1":
+            self._refuse(400, "an HTTP/1.1 request has exactly one Host header")
+        self._answered_hot = self._answer_hot()
+        if self._answered_hot:
+            return
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers += headers
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        if not self._answered_hot:
+            super().on_message_complete()
+
+    def _answer_hot(self) -> bool:
+        """Answer at once what needs no wait, if nothing is under way on this connection."""
+        parser = self.parser
+        method = parser.get_method()
+        if (
+            method not in _HOT_METHODS
+            or self._has_body
+            or (self.cycle is not None and not self.cycle.response_complete)
+            or self.flow.write_paused
+            or not parser.should_keep_alive()
+        ):
+            return False
+        client = self.client[0] if self.client else ""
+        answer = self.app.answer_hot(
+            RequestHead(method, self.url, self.headers, client, self._date())
+        )
+        if answer is None:
+            return False
+        self.transport.write(answer)
+        return True
+
+    def _date(self) -> bytes:
+        return b"".join(b"%s: %s\r\n" % pair for pair in self.server_state.default_headers)
+
+    def on_response_complete(self) -> None:
+        self.active_at = self.loop.time()
+        super().on_response_complete()
+
+    def _refuse(self, status: int, message: str) -> None:
+        self._refused = _Refused(status, message)
+        raise self._refused
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words for a person
+        """Answer what llhttp, or a limit, refused, and close: the rest cannot be told apart."""
+        cycle = self.cycle
+        answering = cycle is not None and cycle.response_started and not cycle.response_complete
+        if not answering:
+            refused = self._refused or _Refused(400, "the request is not well-formed HTTP/1.1")
+            body = envelope("UNSUPPORTED", refused.message)
+            self.transport.write(
+                STATUS_LINE[refused.status]
+                + b"content-type: application/json\r\nconnection: close\r\n"
+                + b"content-length: %d\r\n\r\n" % len(body)
+                + body
+            )
+        self.transport.close()
+
+    # -- connections that keep us waiting
+
+    @classmethod
+    def close_overdue(cls) -> int:
+        """Close connections whose client owes us a request, or the rest of an answered body.
+
+        A request that is being worked on is none of these: its body has a pace of its own.
+        """
+        overdue = [connection for connection in cls.live if connection.is_overdue()]
+        for connection in overdue:
+            connection.transport.close()
+        return len(overdue)
+
+    def is_overdue(self) -> bool:
+        idle = self.cycle is None or self.cycle.response_complete
+        return idle and self.loop.time() - self.active_at > self.limits.idle_seconds
+
+    # -- files to the socket
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
+        if self.scheme == "http":
+            send_file: Any = partial(self._send_file, cycle)
+            cycle.scope["extensions"] = {"lading.sendfile": send_file}
+        super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
+
+    async def _send_file(
+        self, cycle: RequestResponseCycle, file: int, offset: int, count: int
+    ) -> bool:
+        """Send part of a file as part of the body begun; False when the client is gone."""
+        self.transport.set_write_buffer_limits(high=0)
+        socket = os.dup(self.transport.get_extra_info("socket").fileno())
+        try:
+            end = offset + count
+            while offset < end:
+                await self.flow.drain()
+                if cycle.disconnected or self.transport.is_closing():
+                    return False
+                size = min(_SEND_BYTES, end - offset)
+                sent = await in_thread(self._senders, _send_some, socket, file, offset, size)
+                if sent is None:
+                    await self._writable(socket)
+                elif sent == 0:
+                    raise RuntimeError("the file ended before its recorded size")
+                else:
+                    offset += sent
+                    self.active_at = self.loop.time()
+            cycle.expected_content_length -= count
+        except ConnectionError:
+            return False
+        finally:
+            os.close(socket)
+            self.transport.set_write_buffer_limits()
+        return True
+
+    async def _writable(self, socket: int) -> None:
+        ready = self.loop.create_future()
+        self.loop.add_writer(socket, ready.set_result, None)
+        try:
+            async with asyncio.timeout(self.limits.idle_seconds):
+                await ready
+        except TimeoutError as error:
+            self.transport.abort()
+            raise ConnectionAbortedError("the client stopped reading") from error
+        finally:
+            self.loop.remove_writer(socket)
+
+
+def _send_some(socket: int, file: int, offset: int, count: int) -> int | None:
+    """Return how much the socket took, None while it takes nothing."""
+    try:
+        return os.sendfile(socket, file, offset, count)
+    except BlockingIOError:
+        return None

@@ -1,0 +1,288 @@
+"""What a client may read: manifests, blobs, lists. Knows a `RegistryReader` and nothing behind it.
+
+Everything that can fail with a status fails before the answer begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import Sequence
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from ociserver.content import OCI_INDEX
+from ociserver.errors import ClientGone
+from ociserver.fresh import FreshCache
+from ociserver.ports import BlobReader, StoredBlob, StoredManifest
+from ociserver.refs import Digest, Reference, parse_name, parse_reference
+from ociserver.registry import RegistryReader
+from ociserver.web.headers import (
+    ByteRange,
+    is_unchanged,
+    next_link,
+    parse_page,
+    parse_ranges,
+    range_applies,
+)
+
+Headers = list[tuple[bytes, bytes]]
+
+_READ_BYTES = 1024 * 1024
+# Up to here one read and one write are cheaper than handing the file to the kernel.
+_KERNEL_SENDS_ABOVE = 256 * 1024
+# What a digest names never changes; what a tag names is asked for again each time.
+_IMMUTABLE = (b"cache-control", b"max-age=31536000, immutable")
+_REVALIDATE = (b"cache-control", b"no-cache")
+
+
+class Pull:
+    """Handlers of the endpoints that read (end-1 to end-3, end-8, end-12)."""
+
+    def __init__(
+        self,
+        reader: RegistryReader,
+        answers: FreshCache[bytes, ManifestAnswer],
+        *,
+        page_limit: int,
+        referrers_limit: int,
+    ) -> None:
+        self._reader = reader
+        self._answers = answers
+        self._page_limit = page_limit
+        self._referrers_limit = referrers_limit
+
+    def hot_manifest(self, target: bytes) -> ManifestAnswer | None:
+        """Return the answer to a GET or HEAD of exactly this target, if it is at hand and holds."""
+        return self._answers.get(target)
+
+    async def manifest(self, request: Request) -> Response:
+        """end-3: the bytes as they were pushed."""
+        name = parse_name(request.path_params["name"])
+        reference = parse_reference(request.path_params["reference"])
+
+        async def render() -> ManifestAnswer:
+            return ManifestAnswer(await self._reader.manifest(name, reference), reference)
+
+        target = request.scope["raw_path"]
+        answer = await self._answers.get_or_read(target, render, lambda found: len(found.body))
+        if is_unchanged(request.headers.get("if-none-match"), answer.etag):
+            return _answer(304, answer.validators)
+        response = _answer(200, answer.headers)
+        response.body = answer.body
+        return response
+
+    async def blob(self, request: Request) -> Response:
+        """end-2: the whole, one range, or several as multipart/byteranges."""
+        name = parse_name(request.path_params["name"])
+        digest = Digest.parse(request.path_params["digest"])
+        stored = await self._reader.blob(name, digest)
+        etag = f'"{digest}"'
+        if is_unchanged(request.headers.get("if-none-match"), etag):
+            return _answer(304, _blob_headers(digest))
+        if request.method == "HEAD":
+            return _answer(200, [*_blob_headers(digest), _length(stored.size), _OCTETS])
+        asked = request.headers.get("range")
+        if asked is not None and not range_applies(request.headers.get("if-range"), etag):
+            asked = None
+        ranges = parse_ranges(asked, stored.size)
+        return _BlobResponse(await self._reader.open_blob(stored), digest, stored, ranges)
+
+    async def tags(self, request: Request) -> Response:
+        """end-8: tags in byte order, by pages."""
+        name = parse_name(request.path_params["name"])
+        page = parse_page(*_paging(request), maximum=self._page_limit)
+        found = await self._reader.tags(name, page.last, page.limit + 1)
+        shown = found[: page.limit]
+        return _page(
+            request, {"name": name, "tags": list(shown)}, shown, more=len(found) > len(shown)
+        )
+
+    async def catalog(self, request: Request) -> Response:
+        """`_catalog`: repositories that hold a manifest, in byte order, by pages."""
+        page = parse_page(*_paging(request), maximum=self._page_limit)
+        found = await self._reader.repositories(page.last, page.limit + 1)
+        shown = found[: page.limit]
+        return _page(request, {"repositories": list(shown)}, shown, more=len(found) > len(shown))
+
+    async def referrers(self, request: Request) -> Response:
+        """end-12: an index of the manifests that have this subject."""
+        name = parse_name(request.path_params["name"])
+        subject = Digest.parse(request.path_params["digest"])
+        artifact_type = request.query_params.get("artifactType") or None
+        page = parse_page(*_paging(request), maximum=self._referrers_limit)
+        shown, following = await self._reader.referrers(
+            name, subject, artifact_type, (page.last, page.limit)
+        )
+        headers = {}
+        if artifact_type:
+            headers["OCI-Filters-Applied"] = "artifactType"
+        if following and page.limit:
+            query = {"artifactType": artifact_type} if artifact_type else {}
+            headers["Link"] = next_link(request.url.path, **query, n=page.limit, last=following)
+        # The descriptors are JSON already: rendered once, when each was pushed.
+        body = b'{"schemaVersion":2,"mediaType":"%s","manifests":[%s]}' % (
+            OCI_INDEX.encode(),
+            b",".join(shown),
+        )
+        return Response(body, media_type=OCI_INDEX, headers=headers)
+
+
+def _paging(request: Request) -> tuple[str | None, str | None]:
+    return request.query_params.get("n"), request.query_params.get("last")
+
+
+def _page(request: Request, document: object, shown: Sequence[str], *, more: bool) -> Response:
+    headers = {}
+    if more and shown:
+        headers["Link"] = next_link(request.url.path, n=len(shown), last=shown[-1])
+    return Response(json.dumps(document), media_type="application/json", headers=headers)
+
+
+# -- manifests
+
+
+class ManifestAnswer:
+    """A manifest and its headers, rendered once for every request that asks for it."""
+
+    __slots__ = ("body", "etag", "head", "headers", "validator_head", "validators")
+
+    def __init__(self, found: StoredManifest, reference: Reference) -> None:
+        digest = found.digest.encode()
+        self.etag = f'"{found.digest}"'
+        self.validators: Headers = [
+            (b"docker-content-digest", digest),
+            (b"etag", self.etag.encode()),
+            _IMMUTABLE if reference == found.digest else _REVALIDATE,
+        ]
+        self.headers: Headers = [
+            *self.validators,
+            (b"content-type", found.media_type.encode()),
+            (b"content-length", b"%d" % len(found.body)),
+        ]
+        self.validator_head, self.head = (
+            b"".join(b"%s: %s\r\n" % header for header in headers)
+            for headers in (self.validators, self.headers)
+        )
+        self.body = found.body
+
+
+# -- blobs
+
+_OCTETS = (b"content-type", b"application/octet-stream")
+
+
+def _length(size: int) -> tuple[bytes, bytes]:
+    return b"content-length", b"%d" % size
+
+
+def _blob_headers(digest: Digest) -> Headers:
+    return [
+        (b"docker-content-digest", digest.encode()),
+        (b"etag", b'"%s"' % digest.encode()),
+        (b"accept-ranges", b"bytes"),
+        _IMMUTABLE,
+    ]
+
+
+def _answer(status: int, headers: Headers) -> Response:
+    response = Response(status_code=status)
+    response.raw_headers = headers
+    return response
+
+
+class _BlobResponse(Response):
+    """Bytes of an open blob, which it closes."""
+
+    def __init__(
+        self,
+        source: BlobReader,
+        digest: Digest,
+        stored: StoredBlob,
+        ranges: Sequence[ByteRange] | None,
+    ) -> None:
+        self._source = source
+        self._parts: list[tuple[bytes, ByteRange]]
+        self._tail = b""
+        headers = _blob_headers(digest)
+        size = stored.size
+        if ranges is None:
+            self.status_code = 200
+            self._parts = [(b"", ByteRange(0, size - 1))]
+            headers.append(_OCTETS)
+        elif len(ranges) == 1:
+            self.status_code = 206
+            self._parts = [(b"", ranges[0])]
+            headers += [_OCTETS, (b"content-range", ranges[0].content_range(size).encode())]
+        else:
+            self.status_code = 206
+            boundary = secrets.token_hex(16)
+            self._parts = [(_part_head(boundary, one, size), one) for one in ranges]
+            self._tail = b"\r\n--%s--\r\n" % boundary.encode()
+            kind = f"multipart/byteranges; boundary={boundary}"
+            headers.append((b"content-type", kind.encode()))
+        total = sum(len(head) + one.length for head, one in self._parts) + len(self._tail)
+        self.raw_headers = [*headers, _length(total)]
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": self.status_code,
+                    "headers": self.raw_headers,
+                }
+            )
+            for head, one in self._parts:
+                await self._send_part(head, one, scope, receive, send)
+            await send({"type": "http.response.body", "body": self._tail})
+        finally:
+            self._source.close()
+
+    async def _send_part(
+        self, head: bytes, one: ByteRange, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        file = self._source.fileno()
+        send_file = scope.get("extensions", {}).get("lading.sendfile")
+        if one.length <= _KERNEL_SENDS_ABOVE:
+            piece = await self._source.read(one.start, one.length)
+            await send({"type": "http.response.body", "body": head + piece, "more_body": True})
+        elif send_file is None or file is None:
+            await self._copy(head, one, receive, send)
+        else:
+            await send({"type": "http.response.body", "body": head, "more_body": True})
+            if not await send_file(file, one.start, one.length):
+                raise ClientGone
+            await send(
+                {"type": "http.response.body", "body": b"", "more_body": True, "sent": one.length}
+            )
+
+    async def _copy(self, head: bytes, one: ByteRange, receive: Receive, send: Send) -> None:
+        """Send through this process: under TLS, or from a store the kernel cannot send from."""
+        left = asyncio.ensure_future(_departure(receive))
+        try:
+            for offset in range(one.start, one.end + 1, _READ_BYTES):
+                piece = await self._source.read(offset, min(_READ_BYTES, one.end + 1 - offset))
+                if left.done():
+                    raise ClientGone
+                await send({"type": "http.response.body", "body": head + piece, "more_body": True})
+                head = b""
+        finally:
+            left.cancel()
+
+
+def _part_head(boundary: str, one: ByteRange, size: int) -> bytes:
+    return (
+        f"\r\n--{boundary}\r\ncontent-type: application/octet-stream\r\n"
+        f"content-range: {one.content_range(size)}\r\n\r\n"
+    ).encode()
+
+
+async def _departure(receive: Receive) -> None:
+    """Return when the client is gone: uvicorn's `send` would go on into nothing."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
