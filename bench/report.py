@@ -150,7 +150,7 @@ def _notes(content: Mapping[str, Any]) -> str:
     lines += [
         f"{name} {peer['version']}: {peer['durable']}." for name, peer in content["peers"].items()
     ]
-    lines += [f"FAILED: {failure}" for failure in content["failures"]]
+    lines += [f"FAILED: {' '.join(failure.split())[:300]}" for failure in content["failures"]]
     return "### How to read it\n\n" + "\n".join(f"- {line}" for line in lines) + "\n"
 
 

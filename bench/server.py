@@ -97,7 +97,7 @@ class Server:
         while not self._answers():
             waited = time.perf_counter() - self._begun
             if self._process.poll() is not None or waited > START_LIMIT:
-                raise LoadError(f"{self.peer.name} does not start:\n{self.log_tail()}")
+                raise LoadError(f"{self.peer.name} does not start: {self.log_tail()[-200:]}")
             time.sleep(0.002)
         return time.perf_counter() - self._begun
 

@@ -1,0 +1,118 @@
+"""A real `lading serve` in a process of its own, for tests that speak to it over loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from hashlib import sha256, sha512
+from pathlib import Path
+
+import httpx
+
+_START_SECONDS = 30.0
+_STOP_SECONDS = 30.0
+
+
+@dataclass
+class Served:
+    """The registry on a data folder. It can be stopped, killed and started again."""
+
+    data: Path
+    options: tuple[str, ...] = ()
+    workers: int = 1
+    port: int = 0
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}"
+
+    @property
+    def log(self) -> str:
+        """Everything it wrote so far."""
+        return (self.data / "log").read_text(errors="replace")
+
+    def start(self) -> Served:
+        """Start it and wait until it is ready. A port once taken is kept over restarts."""
+        self.data.mkdir(parents=True, exist_ok=True)
+        command = [
+            str(Path(sys.executable).with_name("lading")),
+            "serve",
+            *("--catalog", f"sqlite:///{self.data}/catalog.db"),
+            *("--blobs", f"file:///{self.data}/blobs"),
+            *("--port", str(self.port)),
+            *("--workers", str(self.workers)),
+            *self.options,
+        ]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("LADING_")}
+        with (self.data / "log").open("ab") as log:
+            before = log.tell()
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=environment, start_new_session=True
+            )
+        self._wait_until_ready(before)
+        return self
+
+    def _wait_until_ready(self, before: int) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            assert self.process is not None
+            if self.process.poll() is not None:
+                break
+            said = (self.data / "log").read_bytes()[before:].decode(errors="replace")
+            if found := re.search(r"listens on http://127\.0\.0\.1:(\d+)", said):
+                self.port = int(found[1])
+                try:
+                    if httpx.get(f"{self.url}/readyz", timeout=2).status_code == 200:
+                        return
+                except httpx.TransportError:
+                    pass
+            time.sleep(0.02)
+        raise AssertionError(f"the registry did not start:\n{self.log}")
+
+    def stop(self) -> int:
+        """Ask it to end, wait, and return its exit status."""
+        if self.process is None:
+            return 0
+        self.process.terminate()
+        try:
+            return self.process.wait(_STOP_SECONDS)
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """End it and its workers at once, as a crash would."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+    def client(self) -> httpx.Client:
+        """Return a client whose requests go to this registry."""
+        return httpx.Client(base_url=self.url, timeout=60)
+
+
+def digest_of(body: bytes, algorithm: str = "sha256") -> str:
+    hashed = {"sha256": sha256, "sha512": sha512}[algorithm](body)
+    return f"{algorithm}:{hashed.hexdigest()}"
+
+
+def push_blob(client: httpx.Client, repository: str, body: bytes) -> str:
+    """Push a blob by POST and PUT; return its digest."""
+    begun = client.post(f"/v2/{repository}/blobs/uploads/")
+    assert begun.status_code == 202, begun.text
+    digest = digest_of(body)
+    finished = client.put(begun.headers["location"], params={"digest": digest}, content=body)
+    assert finished.status_code == 201, finished.text
+    return digest
