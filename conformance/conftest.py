@@ -92,7 +92,6 @@ class Layout:
     path: Path
     digest: str
     blobs: Mapping[str, bytes]
-    manifests: tuple[str, ...]
     layers: tuple[str, ...]
 
 
@@ -135,8 +134,8 @@ def wire(registry: str) -> Iterator[httpx.Client]:
     """Plain HTTP, to look at what a client left behind with no client in between."""
     docker = "application/vnd.docker.distribution.manifest"
     accept = f"{OCI}.manifest.v1+json,{OCI}.index.v1+json,{docker}.v2+json,{docker}.list.v2+json"
-    base = f"http://{registry}"
-    with httpx.Client(base_url=base, headers={"Accept": accept}, trust_env=False) as client:
+    base, headers = f"http://{registry}", {"Accept": accept}
+    with httpx.Client(base_url=base, headers=headers, trust_env=False) as client:
         yield client
 
 
@@ -188,12 +187,8 @@ def tool(home: Path) -> Tools:
     """Go clients, built from their pins."""
 
     def find(name: str, *options: str | Path) -> Program:
-        done = subprocess.run(
-            [sys.executable, str(HERE / "tools.py"), name],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        command = [sys.executable, str(HERE / "tools.py"), name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             pytest.fail(f"{name} cannot be built:\n{done.stdout}{done.stderr}")
         return _program(HERE / ".tools" / "bin" / name, options, home)
@@ -242,22 +237,12 @@ def _layout(path: Path, architectures: tuple[str, ...]) -> Layout:
     layers: list[str] = []
     for architecture in architectures:
         tars = [_layer(f"layer-{number}") for number in range(2)]
-        config = {
-            "architecture": architecture,
-            "os": "linux",
-            "config": {},
-            "rootfs": {
-                "type": "layers",
-                "diff_ids": [f"sha256:{hashlib.sha256(tar).hexdigest()}" for tar in tars],
-            },
-            "history": [{"created_by": "conformance"} for _ in tars],
-        }
         packed = [put(gzip.compress(tar, 1), f"{OCI}.layer.v1.tar+gzip") for tar in tars]
         layers += [str(layer["digest"]) for layer in packed]
         manifest = {
             "schemaVersion": 2,
             "mediaType": f"{OCI}.manifest.v1+json",
-            "config": put(_json(config), f"{OCI}.config.v1+json"),
+            "config": put(_config(architecture, tars), f"{OCI}.config.v1+json"),
             "layers": packed,
         }
         entry = put(_json(manifest), f"{OCI}.manifest.v1+json")
@@ -271,8 +256,20 @@ def _layout(path: Path, architectures: tuple[str, ...]) -> Layout:
         path=path,
         digest=str(root["digest"]),
         blobs=blobs,
-        manifests=tuple(str(manifest["digest"]) for manifest in manifests),
         layers=tuple(layers),
+    )
+
+
+def _config(architecture: str, tars: list[bytes]) -> bytes:
+    diff_ids = [f"sha256:{hashlib.sha256(tar).hexdigest()}" for tar in tars]
+    return _json(
+        {
+            "architecture": architecture,
+            "os": "linux",
+            "config": {},
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
+            "history": [{"created_by": "conformance"} for _ in tars],
+        }
     )
 
 
