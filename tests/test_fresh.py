@@ -101,16 +101,16 @@ def test_an_overtaken_read_does_not_replace_what_was_read_after_the_change() -> 
     async def story() -> None:
         catalog = Catalog()
         cache: FreshCache[str, str] = FreshCache(catalog.generation, 64 * KIB)
-        go_on = asyncio.Event()
+        has_read, go_on = asyncio.Event(), asyncio.Event()
 
         async def slow() -> str:
             value = await catalog.read()
+            has_read.set()
             await go_on.wait()
             return value
 
         late = asyncio.create_task(cache.get_or_read("key", slow, no_bytes))
-        while not catalog.reads:
-            await asyncio.sleep(0)
+        await has_read.wait()
         catalog.change("second")
         assert await cache.get_or_read("key", catalog.read, no_bytes) == "second"
         go_on.set()

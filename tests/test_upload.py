@@ -1,4 +1,4 @@
-"""What an upload may do next: the request's Content-Range, and whether the body fits the session."""
+"""What an upload may do next: the request's Content-Range, and whether the body fits."""
 
 from __future__ import annotations
 

@@ -7,9 +7,10 @@ Nothing here blocks the event loop: all of it runs in one named thread pool.
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import errno
 import fcntl
+import mmap
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,16 +24,14 @@ from ociserver.threads import in_thread
 
 T = TypeVar("T")
 
-# Dirty pages are handed to the disk as they come, so that the last sync has little left to do and
-# takes the same time for 1 MiB and for 20 GiB.
-_WRITEBACK = 8 * 1024 * 1024
-_SYNC_FILE_RANGE_WRITE = 2
+# Bytes that are gathered before they go to the disk, past the page cache (open(2), O_DIRECT). Of a
+# push the cache would copy each byte, evict what is being pulled, and leave the last sync with all
+# of it to do; so finishing takes the same time for 1 MiB and for 20 GiB.
+_STAGE = 1024 * 1024
+# The largest logical block of a disk: what O_DIRECT wants offsets, lengths and memory aligned to.
+_BLOCK = 4096
 _IOV_MAX = 1024
 _THREADS = 16
-
-_sync_file_range = getattr(ctypes.CDLL(None, use_errno=True), "sync_file_range", None)
-if _sync_file_range is not None:
-    _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 
 
 class FileBlobs:
@@ -122,7 +121,7 @@ class _FileWriter:
         self._run = run
         self._descriptor = descriptor
         self._folder = folder
-        self._dirty = 0
+        self._stage: _Stage | None = None
 
     async def write(self, offset: int, chunks: Sequence[bytes]) -> None:
         await self._run(self._write, offset, chunks)
@@ -132,15 +131,17 @@ class _FileWriter:
 
     def _write(self, offset: int, chunks: Sequence[bytes]) -> None:
         with _translated():
-            end = _write_at(self._descriptor, offset, chunks)
-            self._dirty += end - offset
-            if self._dirty >= _WRITEBACK and _sync_file_range is not None:
-                start = end - self._dirty
-                _sync_file_range(self._descriptor, start, self._dirty, _SYNC_FILE_RANGE_WRITE)
-                self._dirty = 0
+            if self._stage is None and sum(map(len, chunks)) < _STAGE:
+                _write_at(self._descriptor, offset, chunks)
+                return
+            if self._stage is None:
+                self._stage = _Stage(self._descriptor)
+            self._stage.write(offset, chunks)
 
     def _sync(self, size: int) -> None:
         with _translated():
+            if self._stage is not None:
+                self._stage.flush()
             there = os.fstat(self._descriptor).st_size
             if there < size:
                 raise UploadUnknown(f"{there} of {size} bytes are left of this upload")
@@ -148,6 +149,57 @@ class _FileWriter:
                 os.ftruncate(self._descriptor, size)
             os.fsync(self._descriptor)
             _sync_folder(self._folder)
+
+
+class _Stage:
+    """Aligned memory through which a large write goes straight to the disk.
+
+    It holds the file's bytes from `_start`, a multiple of the block, for `_filled` bytes.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._memory = mmap.mmap(-1, _STAGE)
+        self._start = 0
+        self._filled = 0
+        # Where the filesystem cannot (tmpfs, some network ones), the same writes go by its cache.
+        with contextlib.suppress(OSError):
+            flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+            fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT)
+
+    def write(self, offset: int, chunks: Sequence[bytes]) -> None:
+        if offset != self._start + self._filled:
+            self._begin(offset)
+        for chunk in chunks:
+            taken = 0
+            while taken < len(chunk):
+                room = min(_STAGE - self._filled, len(chunk) - taken)
+                self._memory[self._filled : self._filled + room] = chunk[taken : taken + room]
+                self._filled += room
+                taken += room
+                if self._filled == _STAGE:
+                    self._put(_STAGE)
+                    self._start += _STAGE
+                    self._filled = 0
+
+    def flush(self) -> None:
+        """Write what is held, padded to whole blocks; the caller cuts the file to its size."""
+        self._put(-(-self._filled // _BLOCK) * _BLOCK)
+
+    def _begin(self, offset: int) -> None:
+        """Take up at `offset`: the block it lies in is there already, up to it."""
+        self._start = offset - offset % _BLOCK
+        self._filled = offset - self._start
+        if self._filled:
+            with memoryview(self._memory) as memory:
+                os.preadv(self._descriptor, [memory[:_BLOCK]], self._start)
+
+    def _put(self, size: int) -> None:
+        with memoryview(self._memory) as memory:
+            written = 0
+            while written < size:
+                piece = memory[written:size]
+                written += os.pwritev(self._descriptor, [piece], self._start + written)
 
 
 class _FileReader:

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from starlette.types import ASGIApp
+from uvicorn._types import ASGIReceiveEvent
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
@@ -30,6 +31,8 @@ from ociserver.web.errors import envelope
 _SEND_BYTES = 4 * 1024 * 1024
 _SENDERS = 16
 
+# What is taken from the socket ahead of the application.
+_BODY_BYTES = 1024 * 1024
 _HOT_METHODS = (b"GET", b"HEAD")
 _BODY_HEADERS = (b"content-length", b"transfer-encoding")
 
@@ -69,6 +72,23 @@ class _Refused(Exception):
         super().__init__(message)
         self.status = status
         self.message = message
+
+
+class _Body:
+    """What came of one request's body and was not yet asked for."""
+
+    __slots__ = ("chunks", "size")
+
+    def __init__(self) -> None:
+        self.chunks: list[bytes] = []
+        self.size = 0
+
+    def taken(self) -> bytes:
+        """Return it all, and hold nothing."""
+        whole = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
+        self.chunks.clear()
+        self.size = 0
+        return whole
 
 
 class LadingProtocol(HttpToolsProtocol):
@@ -131,6 +151,9 @@ class LadingProtocol(HttpToolsProtocol):
         self.url, self.expect_100_continue = url, expects
         self.headers += headers
         super().on_headers_complete()
+        self._body = _Body()
+        receive = partial(self._receive, self.cycle, self._body)
+        self.cycle.receive = receive  # type: ignore[method-assign]
 
     def on_message_complete(self) -> None:
         if not self._answered_hot:
@@ -182,6 +205,30 @@ class LadingProtocol(HttpToolsProtocol):
                 + body
             )
         self.transport.close()
+
+    # -- bodies
+
+    def on_body(self, body: bytes) -> None:
+        if self.cycle.response_complete:
+            return
+        self._body.chunks.append(body)
+        self._body.size += len(body)
+        if self._body.size > _BODY_BYTES:
+            self.flow.pause_reading()
+        self.cycle.message_event.set()
+
+    async def _receive(self, cycle: RequestResponseCycle, body: _Body) -> ASGIReceiveEvent:
+        """ASGI's `receive`; uvicorn's own stops reading at 64 KiB and copies each byte thrice."""
+        if cycle.waiting_for_100_continue and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            cycle.waiting_for_100_continue = False
+        if not cycle.disconnected and not cycle.response_complete:
+            self.flow.resume_reading()
+            await cycle.message_event.wait()
+            cycle.message_event.clear()
+        if cycle.disconnected or cycle.response_complete:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": body.taken(), "more_body": cycle.more_body}
 
     # -- connections that keep us waiting
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 
@@ -56,14 +58,23 @@ def running(served: Served) -> Iterator[Served]:
 
 def check_at_rest(data: Path) -> None:
     """The catalog is sound, and no file lies about that it does not know."""
-    with closing(sqlite3.connect(data / "catalog.db")) as db:
-        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        assert db.execute("PRAGMA foreign_key_check").fetchall() == []
-        keys = {key for (key,) in db.execute(_KEYS)}
-        blobs = dict(db.execute("SELECT key, size FROM blob").fetchall())
+    with TemporaryDirectory() as folder:
+        # A copy: the server is to find the log as the crash left it.
+        for path in data.glob("catalog.db*"):
+            shutil.copy(path, folder)
+        keys, blobs = _named(Path(folder))
     files = {path.name: path.stat().st_size for path in blob_files(data)}
     assert set(files) <= keys
     assert {key: files.get(key) for key in blobs} == blobs
+
+
+def _named(folder: Path) -> tuple[set[str], dict[str, int]]:
+    """Return the keys the catalog knows, and the sizes of those that are blobs."""
+    with closing(sqlite3.connect(folder / "catalog.db")) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert db.execute("PRAGMA foreign_key_check").fetchall() == []
+        keys = {key for (key,) in db.execute(_KEYS)}
+        return keys, dict(db.execute("SELECT key, size FROM blob").fetchall())
 
 
 def blob_files(data: Path) -> list[Path]:

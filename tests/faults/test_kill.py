@@ -14,6 +14,7 @@ import pytest
 
 from tests.faults.audit import check_acknowledged, check_at_rest, crash, resume, resume_one, running
 from tests.faults.ledger import Ledger, Pusher, Upload, push_until
+from tests.faults.patches import LARGE, announce, begin_patch, send, wait_for_file, wait_for_offset
 from tests.faults.wire import Connection, finishing
 from tests.serving import Served, digest_of
 
@@ -77,15 +78,12 @@ def test_one_worker_killed_takes_nothing_acknowledged_along(tmp_path: Path) -> N
 
 
 def test_an_upload_killed_in_mid_patch_resumes_from_its_checkpoint(served: Served) -> None:
-    content = random.randbytes(80 * _MIB)
     with Connection(served.port) as connection:
-        upload = Upload("crash/large", connection.begin("crash/large"), content)
-        _start_patch(connection, upload)
+        upload = begin_patch(connection, "crash/large", LARGE)
+        send(connection, upload, 72 * _MIB)
         with Connection(served.port) as watcher:
-            while upload.sent < 72 * _MIB:
-                _send(connection, upload, _MIB)
-            _wait_for_offset(watcher, upload, _CHECKPOINT)
-        _send(connection, upload, 3 * _MIB)
+            upload.acknowledged = wait_for_offset(watcher, upload, _CHECKPOINT)
+        send(connection, upload, 3 * _MIB)
         crash(served)
     check_at_rest(served.data)
     served.start()
@@ -99,9 +97,9 @@ def test_an_upload_killed_before_a_checkpoint_resumes_from_its_last_chunk(served
         upload = Upload("crash/small", connection.begin("crash/small"), content)
         connection.ask("PATCH", upload.location, content[:_MIB], expect=[202])
         upload.sent = upload.acknowledged = _MIB
-        _start_patch(connection, upload)
-        _send(connection, upload, 3 * _MIB)
-        _wait_for_size(served, upload, 2 * _MIB)
+        announce(connection, upload)
+        send(connection, upload, 3 * _MIB)
+        wait_for_file(served, upload, 2 * _MIB)
         crash(served)
     served.start()
     with Connection(served.port) as connection:
@@ -110,10 +108,9 @@ def test_an_upload_killed_before_a_checkpoint_resumes_from_its_last_chunk(served
 
 def test_bytes_a_killed_patch_left_are_no_part_of_a_shorter_blob(served: Served) -> None:
     with Connection(served.port) as connection:
-        upload = Upload("crash/left", connection.begin("crash/left"), random.randbytes(6 * _MIB))
-        _start_patch(connection, upload)
-        _send(connection, upload, 4 * _MIB)
-        _wait_for_size(served, upload, 2 * _MIB)
+        upload = begin_patch(connection, "crash/left", 6 * _MIB)
+        send(connection, upload, 4 * _MIB)
+        wait_for_file(served, upload, 2 * _MIB)
         crash(served)
     served.start()
     short = random.randbytes(_MIB)
@@ -123,34 +120,6 @@ def test_bytes_a_killed_patch_left_are_no_part_of_a_shorter_blob(served: Served)
         connection.ask("PUT", path, short, expect=[201])
         found = connection.ask("GET", f"/v2/crash/left/blobs/{digest_of(short)}", expect=[200])
     assert found.body == short
-
-
-def _start_patch(connection: Connection, upload: Upload) -> None:
-    """Announce the whole rest of the content, and send none of it yet."""
-    connection.http.putrequest("PATCH", upload.location)
-    connection.http.putheader("Content-Length", str(len(upload.content) - upload.sent))
-    connection.http.endheaders()
-
-
-def _send(connection: Connection, upload: Upload, count: int) -> None:
-    connection.http.send(upload.content[upload.sent : upload.sent + count])
-    upload.sent += count
-
-
-def _wait_for_offset(connection: Connection, upload: Upload, offset: int) -> None:
-    deadline = time.monotonic() + 30
-    while connection.ask("GET", upload.location, expect=[204]).offset < offset:
-        assert time.monotonic() < deadline, "no checkpoint"
-        time.sleep(0.02)
-
-
-def _wait_for_size(served: Served, upload: Upload, size: int) -> None:
-    key = upload.location.rpartition("/")[2]
-    path = served.data / "blobs" / key[:2] / key
-    deadline = time.monotonic() + 30
-    while not path.exists() or path.stat().st_size < size:
-        assert time.monotonic() < deadline, "nothing is written"
-        time.sleep(0.02)
 
 
 def _serving(supervisor: psutil.Process) -> list[psutil.Process]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -20,7 +20,7 @@ _SIZE = 40 * MIB + 3
 class Large:
     served: Served
     target: str
-    body: bytes
+    body: bytes = field(repr=False)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httpx
 import pytest
@@ -19,7 +19,7 @@ _SIZE = 6 * MIB + 17
 class Blob:
     target: str
     digest: str
-    body: bytes
+    body: bytes = field(repr=False)
 
 
 @pytest.fixture(scope="module")
