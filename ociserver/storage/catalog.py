@@ -163,42 +163,38 @@ class SqlCatalogTx:
         page: ReferrerPage,
     ) -> Sequence[tuple[str, bytes]]:
         # Sizes first: a descriptor may carry 4 MiB of annotations, and a page has a bounded size.
-        size = func.length(manifest.c.descriptor)
         wanted = (
-            select(manifest.c.digest, size)
-            .where(
-                manifest.c.repository_id == _repository_id,
-                manifest.c.subject == bindparam("subject"),
-                manifest.c.digest > bindparam("last"),
-            )
+            manifest.c.repository_id == _repository_id,
+            manifest.c.subject == bindparam("subject"),
+            manifest.c.digest > bindparam("last"),
+            *([] if artifact_type is None else [manifest.c.artifact_type == artifact_type]),
+        )
+        sizes = (
+            select(manifest.c.digest, func.length(manifest.c.descriptor))
+            .where(*wanted)
             .order_by(manifest.c.digest)
             .limit(page.limit + 1)
         )
-        if artifact_type is not None:
-            wanted = wanted.where(manifest.c.artifact_type == artifact_type)
-        rows = self._db.execute(
-            wanted, {"repository": repository, "subject": subject, "last": page.last}
-        ).all()
-        fitting = self._fitting(rows, page)
-        texts = select(manifest.c.digest, manifest.c.descriptor).where(
-            manifest.c.repository_id == _repository_id, manifest.c.digest.in_(fitting)
+        values = {"repository": repository, "subject": subject, "last": page.last}
+        rows = self._db.execute(sizes, values).all()
+        count = self._fitting(rows, page)
+        texts = (
+            select(manifest.c.digest, manifest.c.descriptor)
+            .where(*wanted)
+            .order_by(manifest.c.digest)
+            .limit(count)
         )
-        found = dict(
-            self._db.execute(texts, {"repository": repository}).tuples().all() if fitting else []
-        )
-        beyond = [(row.digest, b"") for row in rows[len(fitting) :][:1]]
-        return [(digest, found[digest]) for digest in fitting] + beyond
+        found = [(row[0], row[1]) for row in self._db.execute(texts, values)] if count else []
+        return found + [(row[0], b"") for row in rows[count : count + 1]]
 
     @staticmethod
-    def _fitting(rows: Sequence[Row[*tuple[Any, ...]]], page: ReferrerPage) -> list[str]:
-        fitting: list[str] = []
+    def _fitting(rows: Sequence[Row[*tuple[Any, ...]]], page: ReferrerPage) -> int:
         total = 0
-        for digest, size in rows[: page.limit]:
+        for count, (_, size) in enumerate(rows[: page.limit]):
             total += size
-            if fitting and total > page.max_bytes:
-                break
-            fitting.append(digest)
-        return fitting
+            if count and total > page.max_bytes:
+                return count
+        return min(len(rows), page.limit)
 
     def move_tag(self, repository: RepositoryName, name: Tag, digest: Digest) -> None:
         now = time.time()

@@ -19,7 +19,7 @@ from tests.faults.wire import Connection
 from tests.serving import Served
 
 _IMAGE_BYTES = 512 * 1024 * 1024
-_CUTS = 3
+_CUTS = 2
 _CLIENTS = 6
 _CONTROL = b"cargo" * 20_000
 _MIB = 1024 * 1024

@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.serving import Served
+
+
+@pytest.fixture(scope="session")
+def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A registry that refuses sparse manifests."""
+    served = Served(tmp_path_factory.mktemp("refusing"), options=("--sparse", "refuse")).start()
+    yield served
+    served.stop()
