@@ -55,7 +55,7 @@ class Manifest:
             document["artifactType"] = self.artifact_type
         if self.annotations:
             document["annotations"] = self.annotations
-        return json.dumps(document, separators=(",", ":")).encode()
+        return _encoded(document)
 
 
 def parse_manifest(body: bytes, content_type: str | None) -> Manifest:
@@ -77,14 +77,17 @@ def parse_manifest(body: bytes, content_type: str | None) -> Manifest:
         _descriptor(each, f"manifests[{index}]")
         for index, each in enumerate(_list(document, "manifests"))
     ]
+    artifact_type = _artifact_type(document, media_type, config)
+    annotations = _annotations(document)
+    _encoded([artifact_type, annotations])
     required = [each for each in ([config] if config else []) + layers if not _is_foreign(each)]
     return Manifest(
         media_type=media_type,
-        artifact_type=_artifact_type(document, media_type, config),
+        artifact_type=artifact_type,
         subject=subject["digest"] if subject else None,
         blobs=tuple(dict.fromkeys(each["digest"] for each in required)),
         manifests=tuple(dict.fromkeys(each["digest"] for each in children)),
-        annotations=_annotations(document),
+        annotations=annotations,
     )
 
 
@@ -96,6 +99,14 @@ def _document(body: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ManifestInvalid("the manifest is not a JSON object")
     return document
+
+
+def _encoded(document: Any) -> bytes:
+    # Not as ASCII: escapes would make a descriptor several times the size of its manifest.
+    try:
+        return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ManifestInvalid("the manifest has half a surrogate pair in a string") from error
 
 
 def _not_json(constant: str) -> NoReturn:

@@ -37,7 +37,7 @@ from ociserver.refs import Digest, Reference, RepositoryName, Tag
 # Parsing and hashing this much takes about a millisecond; more goes to a thread.
 _INLINE = 64 * 1024
 # 4 MiB is the accepted norm for one page of a referrers list (it is read as a manifest).
-_REFERRERS_BYTES = 4 * 1024 * 1024
+_REFERRERS_BYTES = 4 * 1024 * 1024 - 1024  # less what stands around the descriptors
 
 
 class RegistryReader:

@@ -29,7 +29,9 @@ _USAGE = 2
 def main(arguments: Sequence[str]) -> int:
     """Run the registry until SIGTERM or SIGINT; return the exit status."""
     parser = _parser()
-    options = {key: value for key, value in vars(parser.parse_args(arguments)).items() if value}
+    options = {
+        key: value for key, value in vars(parser.parse_args(arguments)).items() if value is not None
+    }
     config = options.pop("config", None) or os.environ.get("LADING_CONFIG")
     try:
         settings = load(options, os.environ, Path(config) if config else None)

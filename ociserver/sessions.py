@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
 from ociserver import hashing
@@ -22,6 +22,7 @@ from ociserver.errors import (
     DigestMismatch,
     SizeInvalid,
     StorageFull,
+    UploadBusy,
     UploadUnknown,
 )
 from ociserver.ports import BlobStore, BlobWriter, Catalog
@@ -98,11 +99,11 @@ class Uploads:
         async with self._writing(repository, upload_id) as (session, writer):
             async with self._intake(session, writer) as intake:
                 await intake.receive(body)
+                await writer.sync(intake.offset)
                 digests = await self._digests(intake, digest)
                 if digest not in digests:
                     await intake.rewind()
                     raise DigestMismatch(f"the bytes hash to {digests[-1]}, not to {digest}")
-                await writer.sync(intake.offset)
             whole = replace(session, offset=intake.offset)
             now = time.time()
             key = await self._catalog.write(lambda tx: tx.commit_upload(whole, digests, now))
@@ -136,7 +137,10 @@ class Uploads:
         expired = await self._catalog.read(lambda tx: tx.expired_uploads(idle_since, _SWEEP))
         ended = 0
         for session in expired:
-            ended += await self._discard(session, idle_since)
+            # Whoever is writing to it holds it, however slowly the bytes come.
+            with suppress(UploadBusy):
+                async with self._blobs.writer(session.id):
+                    ended += await self._discard(session, idle_since)
         before = now - _DISCARD_GRACE
         while keys := await self._catalog.read(lambda tx: tx.discarded_keys(before, _SWEEP)):
             gone = list(keys)

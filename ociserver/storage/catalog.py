@@ -191,7 +191,7 @@ class SqlCatalogTx:
     def _fitting(rows: Sequence[Row[*tuple[Any, ...]]], page: ReferrerPage) -> int:
         total = 0
         for count, (_, size) in enumerate(rows[: page.limit]):
-            total += size
+            total += size + 1
             if count and total > page.max_bytes:
                 return count
         return min(len(rows), page.limit)

@@ -34,6 +34,7 @@ _SENDERS = 16
 # What is taken from the socket ahead of the application.
 _BODY_BYTES = 1024 * 1024
 _HOT_METHODS = (b"GET", b"HEAD")
+_VERSIONS = ("1.0", "1.1")
 _BODY_HEADERS = (b"content-length", b"transfer-encoding")
 
 SendFile = Callable[[int, int, int], Awaitable[bool]]
@@ -60,11 +61,9 @@ class RequestHead:
     date: bytes
 
     def if_none_match(self) -> str | None:
-        """Return the header of that name."""
-        for name, value in self.headers:
-            if name == b"if-none-match":
-                return value.decode("latin-1")
-        return None
+        """Return the header of that name, its lines joined (RFC 9110 section 5.3)."""
+        lines = [value for name, value in self.headers if name == b"if-none-match"]
+        return b",".join(lines).decode("latin-1") if lines else None
 
 
 class _Refused(Exception):
@@ -105,12 +104,23 @@ class LadingProtocol(HttpToolsProtocol):
         self.active_at = self.loop.time()
         self._refused: _Refused | None = None
         self._answered_hot = False
+        self._head_is_whole = True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.live.discard(self)
         super().connection_lost(exc)
 
     # -- the head of a request
+
+    def data_received(self, data: bytes) -> None:
+        # llhttp calls back once a header is whole: one that never ends is counted here.
+        if not self._head_is_whole:
+            self._head_received += len(data)
+            if self._head_received > self.limits.header_bytes + self.limits.target_bytes:
+                self._refused = _Refused(431, f"the head is over {self.limits.header_bytes} bytes")
+                self.send_400_response("")
+                return
+        super().data_received(data)
 
     def on_message_begin(self) -> None:
         self.url = b""
@@ -120,6 +130,8 @@ class LadingProtocol(HttpToolsProtocol):
         self._header_bytes = 0
         self._hosts = 0
         self._has_body = False
+        self._head_is_whole = False
+        self._head_received = 0
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
@@ -127,6 +139,8 @@ class LadingProtocol(HttpToolsProtocol):
             self._refuse(414, f"the request target is over {self.limits.target_bytes} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._head_is_whole:
+            return  # a trailer: it comes after the body and changes nothing (RFC 9110 section 6.5)
         super().on_header(name, value)
         name = self.headers[-1][0]
         self._header_bytes += len(name) + len(value)
@@ -134,14 +148,21 @@ class LadingProtocol(HttpToolsProtocol):
             self._hosts += 1
         elif name in _BODY_HEADERS:
             self._has_body = True
+            # RFC 9112 section 6.1: what we cannot decode we do not take for the bytes themselves.
+            if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+                self._refuse(400, "chunked is the only transfer coding")
         if self._header_bytes > self.limits.header_bytes:
             self._refuse(431, f"the headers are over {self.limits.header_bytes} bytes")
         if len(self.headers) > self.limits.header_count:
             self._refuse(431, f"there are more than {self.limits.header_count} headers")
 
     def on_headers_complete(self) -> None:
+        self._head_is_whole = True
+        version = self.parser.get_http_version()
+        if version not in _VERSIONS:
+            self._refuse(400, "the request is not HTTP/1.1")
         # RFC 9112 section 3.2: one Host, or 400.
-        if self._hosts != 1 and self.parser.get_http_version() == "1.1":
+        if self._hosts != 1 and version == "1.1":
             self._refuse(400, "an HTTP/1.1 request has exactly one Host header")
         self._answered_hot = self._answer_hot()
         if self._answered_hot:
@@ -226,25 +247,32 @@ class LadingProtocol(HttpToolsProtocol):
             self.flow.resume_reading()
             await cycle.message_event.wait()
             cycle.message_event.clear()
-        if cycle.disconnected or cycle.response_complete:
+        # What came before the client left still counts: an upload resumes behind it.
+        if cycle.response_complete or (cycle.disconnected and not body.chunks):
             return {"type": "http.disconnect"}
+        if cycle.disconnected:
+            cycle.message_event.set()
         return {"type": "http.request", "body": body.taken(), "more_body": cycle.more_body}
 
     # -- connections that keep us waiting
 
     @classmethod
     def close_overdue(cls) -> int:
-        """Close connections whose client owes us a request, or the rest of an answered body.
+        """Cut connections whose client owes us a request, or does not take what it asked for.
 
         A request that is being worked on is none of these: its body has a pace of its own.
         """
         overdue = [connection for connection in cls.live if connection.is_overdue()]
         for connection in overdue:
-            connection.transport.close()
+            connection.transport.abort()
         return len(overdue)
 
+    def pause_writing(self) -> None:
+        self.active_at = self.loop.time()
+        super().pause_writing()
+
     def is_overdue(self) -> bool:
-        idle = self.cycle is None or self.cycle.response_complete
+        idle = self.cycle is None or self.cycle.response_complete or self.flow.write_paused
         return idle and self.loop.time() - self.active_at > self.limits.idle_seconds
 
     # -- files to the socket

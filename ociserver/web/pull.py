@@ -69,7 +69,7 @@ class Pull:
 
         target = request.scope["raw_path"]
         answer = await self._answers.get_or_read(target, render, lambda found: len(found.body))
-        if is_unchanged(request.headers.get("if-none-match"), answer.etag):
+        if is_unchanged(_if_none_match(request), answer.etag):
             return _answer(304, answer.validators)
         response = _answer(200, answer.headers)
         response.body = answer.body
@@ -81,7 +81,7 @@ class Pull:
         digest = Digest.parse(request.path_params["digest"])
         stored = await self._reader.blob(name, digest)
         etag = f'"{digest}"'
-        if is_unchanged(request.headers.get("if-none-match"), etag):
+        if is_unchanged(_if_none_match(request), etag):
             return _answer(304, _blob_headers(digest))
         if request.method == "HEAD":
             return _answer(200, [*_blob_headers(digest), _length(stored.size), _OCTETS])
@@ -129,6 +129,10 @@ class Pull:
             b",".join(shown),
         )
         return Response(body, media_type=OCI_INDEX, headers=headers)
+
+
+def _if_none_match(request: Request) -> str | None:
+    return ",".join(request.headers.getlist("if-none-match")) or None
 
 
 def _paging(request: Request) -> tuple[str | None, str | None]:

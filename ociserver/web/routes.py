@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from ociserver.errors import MethodUnsupported, RouteUnknown
+from ociserver.errors import MethodUnsupported, NameInvalid, RouteUnknown
 from ociserver.web.pull import Pull
 from ociserver.web.push import Push
 from ociserver.web.service import Service
@@ -60,8 +60,11 @@ def routes(pull: Pull, push: Push, service: Service) -> list[Route]:
     ]
 
 
-async def nothing_here(_scope: Scope, _receive: Receive, _send: Send) -> None:
+async def nothing_here(scope: Scope, _receive: Receive, _send: Send) -> None:
     """Stand at the end of the table."""
+    # A line feed ends what the table's patterns match: such a path has a bad name in it.
+    if scope["path"].startswith("/v2/") and not scope["path"].isprintable():
+        raise NameInvalid("a repository name has no control characters")
     raise RouteUnknown("nothing lives at this path")
 
 
