@@ -7,11 +7,13 @@ Nothing here blocks the event loop: all of it runs in one named thread pool.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import fcntl
 import mmap
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -31,6 +33,8 @@ _STAGE = 1024 * 1024
 # The largest logical block of a disk: what O_DIRECT wants offsets, lengths and memory aligned to.
 _BLOCK = 4096
 _IOV_MAX = 1024
+_LOCK_SECONDS = 1.0
+_LOCK_POLL_SECONDS = 0.02
 _THREADS = 16
 
 
@@ -45,11 +49,23 @@ class FileBlobs:
 
     @asynccontextmanager
     async def writer(self, key: str) -> AsyncIterator[_FileWriter]:
-        descriptor = await self._run(self._open_exclusively, key)
+        descriptor = await self._opened_exclusively(key)
         try:
             yield _FileWriter(self._run, descriptor, self._folder(key))
         finally:
             os.close(descriptor)
+
+    async def _opened_exclusively(self, key: str) -> int:
+        # A client that goes on at once may meet its own last request, not quite over: a moment's
+        # patience spares it a refusal.
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                return await self._run(self._open_exclusively, key)
+            except UploadBusy:
+                if time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(_LOCK_POLL_SECONDS)
 
     async def open(self, key: str) -> _FileReader:
         return await self._run(self._open_reader, key)
