@@ -250,7 +250,7 @@ def test_a_referrer_s_artifact_type_is_its_own_else_its_config_s_and_an_index_ma
 
 
 def test_a_referrer_is_listed_with_type_digest_size_and_all_annotations() -> None:
-    annotations = {"one": "é\u2028\0", "two": "", "": "empty", "surrogate": "\ud800"}
+    annotations = {"one": "é\u2028\0", "two": "", "": "empty"}
     assert referrer(image(annotations=annotations)) == {
         "mediaType": OCI_MANIFEST,
         "digest": digest(9),
@@ -259,6 +259,11 @@ def test_a_referrer_is_listed_with_type_digest_size_and_all_annotations() -> Non
         "annotations": annotations,
     }
     assert "annotations" not in referrer(image(annotations={}))
+
+
+def test_half_a_surrogate_pair_is_refused_for_no_list_could_carry_it() -> None:
+    with pytest.raises(ManifestInvalid):
+        referrer(image(annotations={"surrogate": "\ud800"}))
 
 
 @pytest.mark.parametrize("annotations", [[], "x", {"a": 1}, {"a": None}, {"a": ["b"]}, {"a": {}}])

@@ -61,14 +61,14 @@ class FileBlobs:
         deadline = time.monotonic() + _LOCK_SECONDS
         while True:
             try:
-                return await self._run(self._open_exclusively, key)
+                return await in_thread(self._pool, self._open_exclusively, key, release=os.close)
             except UploadBusy:
                 if time.monotonic() > deadline:
                     raise
             await asyncio.sleep(_LOCK_POLL_SECONDS)
 
     async def open(self, key: str) -> _FileReader:
-        return await self._run(self._open_reader, key)
+        return await in_thread(self._pool, self._open_reader, key, release=_FileReader.close)
 
     async def delete(self, keys: Sequence[str]) -> None:
         await self._run(self._delete, keys)

@@ -14,7 +14,7 @@ from ociserver.refs import shortened
 
 # podman asks for 1,013 ranges of one zstd:chunked layer in a single header.
 RANGES_MAX = 4096
-_SPEC = re.compile(r"([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18})")
+_SPEC = re.compile(r"([0-9]{1,20})-([0-9]{0,20})|-([0-9]{1,20})")
 _ETAG = re.compile(r'(?:W/)?("[\x21\x23-\x7e]*")')
 
 
@@ -108,7 +108,9 @@ def parse_page(n: str | None, last: str | None, *, maximum: int) -> Page:
         return Page(limit=maximum, last=last)
     if not n.isascii() or not n.isdecimal():
         raise RequestInvalid(f"n={shortened(n)!r} is not a number of entries")
-    return Page(limit=maximum if len(n) > 9 else min(int(n), maximum), last=last)  # noqa: PLR2004
+    digits = n.lstrip("0") or "0"
+    limit = maximum if len(digits) > 9 else min(int(digits), maximum)  # noqa: PLR2004
+    return Page(limit=limit, last=last)
 
 
 def next_link(path: str, **query: str | int) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import httpx
 
@@ -40,7 +40,7 @@ class Connection:
         self._socket.connect(("127.0.0.1", served.port))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def __enter__(self) -> Connection:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -62,6 +62,16 @@ class Connection:
         """Close with a reset, as a machine that lost its network would look."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._socket.close()
+
+    def is_cut_while_sending(self, pieces: Iterable[bytes], pause: float = 0) -> bool:
+        """Send the pieces; tell whether the server closed before it had them all."""
+        try:
+            for piece in pieces:
+                self.send(piece)
+                time.sleep(pause)
+        except ConnectionError:
+            return True
+        return False
 
     def ask(self, data: bytes, method: str = "GET") -> httpx.Response:
         self.send(data)
@@ -139,7 +149,7 @@ class Connection:
         self._held += piece
 
 
-def eventually(look: Callable[[], T], seconds: float = _SECONDS) -> T:
+def eventually(look: Callable[[], T | None], seconds: float = _SECONDS) -> T:
     """Return what `look` finds, once it finds something; fail after that many seconds."""
     deadline = time.monotonic() + seconds
     while not (found := look()):

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import httpx
@@ -23,11 +22,11 @@ class Blob:
 
 
 @pytest.fixture(scope="module")
-def blob(registry: Served) -> Iterator[Blob]:
+def blob(registry: Served) -> Blob:
     body, repository = noise(_SIZE), new_repository()
     with registry.client() as client:
         digest = push_blob(client, repository, body)
-    yield Blob(f"/v2/{repository}/blobs/{digest}", digest, body)
+    return Blob(f"/v2/{repository}/blobs/{digest}", digest, body)
 
 
 def parts_of(answer: httpx.Response) -> list[tuple[str, bytes]]:

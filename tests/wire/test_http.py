@@ -13,6 +13,7 @@ from tests.wire.build import (
     noise,
     offset_of,
     put_manifest,
+    resume,
     unique_image,
 )
 from tests.wire.raw import Connection, chunked, request
@@ -65,7 +66,7 @@ def hidden(client: httpx.Client) -> tuple[str, bytes]:
         ("Content-Length: 0\rX: y",),
     ],
 )
-@pytest.mark.parametrize("method", ["GET", "POST", "PATCH"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_head_that_reads_two_ways_closes_the_connection(
     registry: Served, client: httpx.Client, method: str, fields: tuple[str, ...]
 ) -> None:
@@ -94,7 +95,6 @@ def test_a_body_in_two_codings_is_not_taken_for_one(registry: Served, client: ht
         b"GET /v2/ HTTP/1.1\nHost: registry\n\n",
         b"GET /v2/ HTTP/1.1\r\nHost: registry\n\r\n",
         b"GET /v2/ HTTP/1.1\nHost: registry\r\n\r\n",
-        b"GET  /v2/ HTTP/1.1\r\nHost: registry\r\n\r\n",
         b"GET /v2/ HTTP/1.1 \r\nHost: registry\r\n\r\n",
         b"GET /v2/\r\nHost: registry\r\n\r\n",
         b"GET /v2/ HTTP/3.7\r\nHost: registry\r\n\r\n",
@@ -200,9 +200,7 @@ def test_too_many_headers_are_431(registry: Served) -> None:
 def test_a_head_that_never_ends_is_cut(registry: Served, start: bytes) -> None:
     with Connection(registry) as connection:
         connection.send(start)
-        with pytest.raises(ConnectionError):
-            for _ in range(64):
-                connection.send(b"y" * MIB)
+        assert connection.is_cut_while_sending([b"y" * MIB] * 64)
 
 
 def test_trailers_never_become_headers(registry: Served, client: httpx.Client) -> None:
@@ -236,7 +234,8 @@ def test_trailers_never_become_headers(registry: Served, client: httpx.Client) -
 def test_a_mangled_chunk_ends_the_request_and_keeps_the_session(
     registry: Served, client: httpx.Client, mangled: bytes
 ) -> None:
-    repository, body = new_repository(), noise(2 * MIB)
+    # Some of these hold a good chunk `abc` before what is wrong.
+    repository, body = new_repository(), noise(MIB) + b"abc" + noise(MIB)
     location = begin(client, repository)
     target, second = hidden(client)
     with Connection(registry) as connection:
@@ -245,13 +244,7 @@ def test_a_mangled_chunk_ends_the_request_and_keeps_the_session(
         assert_refused(connection.answer(), 400, "UNSUPPORTED")
         assert connection.is_closed()
     assert client.get(target).status_code == 200
-    for _ in range(500):
-        at = offset_of(client, location)
-        fields = {"content-range": f"{at}-{len(body) - 1}"}
-        answer = client.patch(location, content=body[at:], headers=fields)
-        if answer.status_code == 202:
-            break
-        assert answer.status_code in {409, 416}, answer.text
+    resume(client, location, body)
     assert client.put(location, params={"digest": digest_of(body)}).status_code == 201
     assert client.get(f"/v2/{repository}/blobs/{digest_of(body)}").content == body
 

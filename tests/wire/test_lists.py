@@ -125,7 +125,7 @@ def test_the_catalog_goes_on_after_last(client: httpx.Client) -> None:
 def test_a_repository_leaves_the_catalog_with_its_last_manifest(client: httpx.Client) -> None:
     repository, body = new_repository(), unique_image()
     put_manifest(client, repository, "v1", body)
-    before = {"last": repository[:-1], "n": 1000}
+    before: dict[str, str | int] = {"last": repository[:-1], "n": 1000}
     assert repository in client.get("/v2/_catalog", params=before).json()["repositories"]
     client.delete(f"/v2/{repository}/manifests/{digest_of(body)}")
     assert repository not in client.get("/v2/_catalog", params=before).json()["repositories"]

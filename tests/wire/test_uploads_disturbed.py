@@ -20,27 +20,13 @@ from tests.wire.build import (
     new_repository,
     noise,
     offset_of,
+    resume,
     rows,
 )
 from tests.wire.raw import Connection, eventually, request
 
 _SIZE = 5 * MIB
 _ANYWHERE = random.SystemRandom()
-
-
-def resume(client: httpx.Client, location: str, body: bytes) -> int:
-    """Go on as a client does: ask for the offset, send the rest. Return the offset that held."""
-
-    def attempt() -> int | None:
-        at = int(client.get(location).headers["range"].partition("-")[2])
-        at = at and at + 1
-        fields = {"content-range": f"{at}-{len(body) - 1}"}
-        answer = client.patch(location, content=body[at:], headers=fields)
-        # The server may not have seen yet that the connection is gone.
-        assert answer.status_code in {202, 409, 416}, answer.text
-        return at + 1 if answer.status_code == 202 else None
-
-    return eventually(attempt) - 1
 
 
 def cuts() -> list[int]:
@@ -68,13 +54,16 @@ def test_an_upload_goes_on_after_a_drop(
     assert client.get(finished.headers["location"]).content == body
 
 
-def test_what_came_before_a_polite_drop_is_kept(registry: Served, client: httpx.Client) -> None:
+@pytest.mark.parametrize("came", [2, 100_000, MIB, 3 * MIB])
+def test_what_came_before_a_polite_drop_is_kept(
+    registry: Served, client: httpx.Client, came: int
+) -> None:
     location = begin(client, new_repository())
     with Connection(registry) as connection:
         head = request("PATCH", location, f"Content-Length: {_SIZE}")
-        connection.send(head + noise(3 * MIB))
+        connection.send(head + noise(came))
         connection.leave()
-    eventually(lambda: offset_of(client, location) == 3 * MIB)
+    eventually(lambda: offset_of(client, location) == came, seconds=3)
 
 
 def test_a_drop_in_the_closing_put_leaves_the_session(
@@ -160,23 +149,19 @@ def test_the_same_session_finished_twice_at_once_is_finished_once(registry: Serv
 def test_two_requests_never_write_one_session_at_once(
     registry: Served, client: httpx.Client
 ) -> None:
-    repository, body = new_repository(), noise(2 * MIB)
-    location = begin(client, repository)
+    repository, body = new_repository(), noise(3 * MIB)
+    location, before = begin(client, repository), set(files_of(registry))
+    finish = {"digest": digest_of(body)}
     with Connection(registry) as first:
-        first.send(request("PATCH", location, f"Content-Length: {len(body)}") + body[:MIB])
-
-        def rival() -> httpx.Response | None:
-            answer = client.patch(location, content=b"")
-            return None if answer.status_code == 202 else answer
-
-        refused = eventually(rival)
+        first.send(request("PATCH", location, f"Content-Length: {len(body)}") + body[: 2 * MIB])
+        # Bytes on disk are proof that the first request has the session.
+        eventually(lambda: [p for p in set(files_of(registry)) - before if p.stat().st_size])
+        refused = client.patch(location, content=b"rival")
         assert_refused(refused, 409, "BLOB_UPLOAD_INVALID")
         assert int(refused.headers["retry-after"]) > 0
-        assert_refused(
-            client.put(location, params={"digest": digest_of(body)}), 409, "BLOB_UPLOAD_INVALID"
-        )
-        assert first.ask(body[MIB:]).status_code == 202
-    assert client.put(location, params={"digest": digest_of(body)}).status_code == 201
+        assert_refused(client.put(location, params=finish), 409, "BLOB_UPLOAD_INVALID")
+        assert first.ask(body[2 * MIB :]).status_code == 202
+    assert client.put(location, params=finish).status_code == 201
     assert client.get(f"/v2/{repository}/blobs/{digest_of(body)}").content == body
 
 
