@@ -91,6 +91,14 @@ def _greet(settings: Settings, listener: socket.socket) -> None:
     sys.stdout.flush()
 
 
+class _Workers(Multiprocess):
+    def terminate_all(self) -> None:
+        """Refuse new connections from here on: as long as we listen they would wait in vain."""
+        for listener in self.sockets:
+            listener.close()
+        super().terminate_all()
+
+
 def _run(settings: Settings, listener: socket.socket) -> int:
     config = uvicorn.Config(
         partial(create_app, settings),
@@ -119,7 +127,7 @@ def _run(settings: Settings, listener: socket.socket) -> int:
     counters = tempfile.mkdtemp(prefix="lading-metrics-")
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = counters
     try:
-        Multiprocess(config, sockets=[listener]).run()
+        _Workers(config, sockets=[listener]).run()
     finally:
         shutil.rmtree(counters, ignore_errors=True)
     return 0

@@ -23,6 +23,7 @@ from ociserver.errors import (
     SizeInvalid,
     StorageFull,
     UploadBusy,
+    UploadOutOfOrder,
     UploadUnknown,
 )
 from ociserver.ports import BlobStore, BlobWriter, Catalog
@@ -69,13 +70,24 @@ class Uploads:
         return session
 
     async def session(self, repository: RepositoryName, upload_id: str) -> UploadSession:
-        """Return the session as it is on record (end-13). Raises UploadUnknown."""
+        """Return the session as it is on record. Raises UploadUnknown."""
         found = None
         if is_session_id(upload_id):
             found = await self._catalog.read(lambda tx: tx.upload(repository, upload_id))
         if found is None:
             raise UploadUnknown("no such upload: it was never begun, or is finished or cancelled")
         return found
+
+    async def settled(self, repository: RepositoryName, upload_id: str) -> UploadSession:
+        """Return the session once no request writes to it, or after a moment (end-13).
+
+        A client that lost its connection asks before we know that it did. Raises UploadUnknown.
+        """
+        await self.session(repository, upload_id)
+        with suppress(UploadBusy):
+            async with self._blobs.writer(upload_id):
+                pass
+        return await self.session(repository, upload_id)
 
     async def append(self, repository: RepositoryName, upload_id: str, body: Body) -> UploadSession:
         """Add a chunk or a stream (end-5); return the session with its new, durable offset.
@@ -163,10 +175,16 @@ class Uploads:
     async def _writing(
         self, repository: RepositoryName, upload_id: str
     ) -> AsyncIterator[tuple[UploadSession, BlobWriter]]:
-        await self.session(repository, upload_id)
+        asked = await self.session(repository, upload_id)
         async with self._blobs.writer(upload_id) as writer:
-            # Once more, now that nobody else can move it.
-            yield await self.session(repository, upload_id), writer
+            # Once more, now that nobody else can move it. A client that streams on from where it
+            # believes the upload stands must not be appended anywhere else.
+            session = await self.session(repository, upload_id)
+            if session.offset != asked.offset:
+                raise UploadOutOfOrder(
+                    f"another request moved the upload to {session.offset}", offset=session.offset
+                )
+            yield session, writer
 
     @asynccontextmanager
     async def _intake(self, session: UploadSession, writer: BlobWriter) -> AsyncIterator[_Intake]:

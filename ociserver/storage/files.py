@@ -156,8 +156,10 @@ class _FileWriter:
 
     def _sync(self, size: int) -> None:
         with _translated():
-            if self._stage is not None:
+            if self._stage is not None and size > self._stage.start:
                 self._stage.flush()
+            elif self._stage is not None:
+                self._stage = None  # what it holds is not wanted, and may be what did not fit
             there = os.fstat(self._descriptor).st_size
             if there < size:
                 raise UploadUnknown(f"{there} of {size} bytes are left of this upload")
@@ -170,13 +172,13 @@ class _FileWriter:
 class _Stage:
     """Aligned memory through which a large write goes straight to the disk.
 
-    It holds the file's bytes from `_start`, a multiple of the block, for `_filled` bytes.
+    It holds the file's bytes from `start`, a multiple of the block, for `_filled` bytes.
     """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._memory = mmap.mmap(-1, _STAGE)
-        self._start = 0
+        self.start = 0
         self._filled = 0
         # Where the filesystem cannot (tmpfs, some network ones), the same writes go by its cache.
         with contextlib.suppress(OSError):
@@ -184,7 +186,7 @@ class _Stage:
             fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT)
 
     def write(self, offset: int, chunks: Sequence[bytes]) -> None:
-        if offset != self._start + self._filled:
+        if offset != self.start + self._filled:
             self._begin(offset)
         for chunk in chunks:
             taken = 0
@@ -195,7 +197,7 @@ class _Stage:
                 taken += room
                 if self._filled == _STAGE:
                     self._put(_STAGE)
-                    self._start += _STAGE
+                    self.start += _STAGE
                     self._filled = 0
 
     def flush(self) -> None:
@@ -204,18 +206,18 @@ class _Stage:
 
     def _begin(self, offset: int) -> None:
         """Take up at `offset`: the block it lies in is there already, up to it."""
-        self._start = offset - offset % _BLOCK
-        self._filled = offset - self._start
+        self.start = offset - offset % _BLOCK
+        self._filled = offset - self.start
         if self._filled:
             with memoryview(self._memory) as memory:
-                os.preadv(self._descriptor, [memory[:_BLOCK]], self._start)
+                os.preadv(self._descriptor, [memory[:_BLOCK]], self.start)
 
     def _put(self, size: int) -> None:
         with memoryview(self._memory) as memory:
             written = 0
             while written < size:
                 piece = memory[written:size]
-                written += os.pwritev(self._descriptor, [piece], self._start + written)
+                written += os.pwritev(self._descriptor, [piece], self.start + written)
 
 
 class _FileReader:

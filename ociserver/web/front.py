@@ -118,6 +118,14 @@ class FrontDoor:
             body,
         )
 
+    def note_refused(self, status: int, client: str, size: int) -> str:
+        """Count and log a head that never became a request; return its id."""
+        request_id = f"{self._prefix}-{next(self._numbers):x}"
+        self._metrics.answered("unknown", "-", status, 0.0)
+        if self._access_log is not None:
+            self._access_log.line(request_id, client, "-", "-", status, size, 0.0)
+        return request_id
+
     async def _answer(
         self, scope: Scope, receive: Receive, send: Send, exchange: _Exchange
     ) -> None:

@@ -219,8 +219,12 @@ class LadingProtocol(HttpToolsProtocol):
         if not answering:
             refused = self._refused or _Refused(400, "the request is not well-formed HTTP/1.1")
             body = envelope("UNSUPPORTED", refused.message)
+            client = self.client[0] if self.client else ""
+            request_id = self.app.note_refused(refused.status, client, len(body))
             self.transport.write(
                 STATUS_LINE[refused.status]
+                + self._date()
+                + b"x-request-id: %s\r\n" % request_id.encode()
                 + b"content-type: application/json\r\nconnection: close\r\n"
                 + b"content-length: %d\r\n\r\n" % len(body)
                 + body

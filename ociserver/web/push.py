@@ -77,7 +77,7 @@ class Push:
 
     async def status(self, request: Request) -> Response:
         """end-13: how much is durable."""
-        return _progress(204, await self._uploads.session(*_upload(request)))
+        return _progress(204, await self._uploads.settled(*_upload(request)))
 
     async def cancel(self, request: Request) -> Response:
         """end-14."""
