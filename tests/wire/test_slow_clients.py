@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -103,12 +104,15 @@ def test_a_single_post_that_stalls_leaves_nothing(impatient: Served) -> None:
     assert rows(impatient, f"SELECT * FROM upload WHERE repository = '{repository}'") == []
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET /v2/ HT", b"GET /v2/ HTTP/1.1\r\nHost: a\r\nX: y"])
-def test_silence_before_a_head_is_whole_closes(impatient: Served, sent: bytes) -> None:
-    with Connection(impatient) as connection:
-        connection.send(sent)
+def test_silence_before_a_head_is_whole_closes(impatient: Served) -> None:
+    starts = [b"", b"GET /v2/ HT", b"GET /v2/ HTTP/1.1\r\nHost: a\r\nX: y"]
+    with ExitStack() as stack:
+        silent = [stack.enter_context(Connection(impatient)) for _ in starts]
+        for connection, start in zip(silent, starts, strict=True):
+            connection.send(start)
         started = time.monotonic()
-        connection.rest()
+        for connection in silent:
+            connection.rest()
         assert time.monotonic() - started < 8
 
 
@@ -123,12 +127,13 @@ def test_silence_after_an_answer_closes(impatient: Served) -> None:
     with impatient.client() as client:
         repository = new_repository()
         put_manifest(client, repository, "v1", unique_image())
-    for target in ("/v2/", f"/v2/{repository}/manifests/v1"):
-        with Connection(impatient) as connection:
-            # The last of these is answered from memory.
+    with Connection(impatient) as cold, Connection(impatient) as hot:
+        for connection, target in ((cold, "/v2/"), (hot, f"/v2/{repository}/manifests/v1")):
+            # The second and third of these are answered from memory.
             for _ in range(3):
                 assert connection.ask(request("GET", target)).status_code == 200
-            assert connection.is_closed()
+        assert cold.is_closed()
+        assert hot.is_closed()
 
 
 def test_a_client_that_never_reads_manifests_is_left(impatient: Served) -> None:

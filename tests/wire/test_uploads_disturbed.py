@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -163,6 +164,25 @@ def test_two_requests_never_write_one_session_at_once(
         assert first.ask(body[2 * MIB :]).status_code == 202
     assert client.put(location, params=finish).status_code == 201
     assert client.get(f"/v2/{repository}/blobs/{digest_of(body)}").content == body
+
+
+def test_a_stream_whose_client_left_never_lands_behind_another(
+    registry: Served, client: httpx.Client
+) -> None:
+    # The dropped stream must not be appended to what its client's next attempt has sent.
+    repository, body = new_repository(), noise(3 * MIB)
+    location, before = begin(client, repository), set(files_of(registry))
+    with Connection(registry) as first, Connection(registry) as dropped:
+        first.send(request("PATCH", location, f"Content-Length: {len(body)}") + body[: 2 * MIB])
+        eventually(lambda: [p for p in set(files_of(registry)) - before if p.stat().st_size])
+        dropped.send(request("PATCH", location, "Content-Length: 99999") + noise(1000))
+        dropped.leave()
+        assert first.ask(body[2 * MIB :]).status_code == 202
+    # Longer than a request waits for the one before it.
+    until = time.monotonic() + 1.5
+    while time.monotonic() < until:
+        assert offset_of(client, location) == len(body)
+    assert client.put(location, params={"digest": digest_of(body)}).status_code == 201
 
 
 def test_cancel_in_the_middle_of_a_chunk_leaves_nothing(
