@@ -84,7 +84,7 @@ class Uploads:
         A client that lost its connection asks before we know that it did. Raises UploadUnknown.
         """
         await self.session(repository, upload_id)
-        with suppress(UploadBusy):
+        with suppress(UploadBusy, StorageFull):  # no room to open it, no request that writes to it
             async with self._blobs.writer(upload_id):
                 pass
         return await self.session(repository, upload_id)

@@ -36,16 +36,19 @@ def described(number: int = 1, media_type: str = LAYER, **more: Any) -> dict[str
     return {"mediaType": media_type, "digest": digest(number), "size": 5, **more}
 
 
+def changed(document: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    """A field given as None is left out."""
+    return {key: value for key, value in {**document, **fields}.items() if value is not None}
+
+
 def image(**fields: Any) -> dict[str, Any]:
-    """An image manifest; a field given as None is left out."""
     document = {
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,
         "config": described(1, CONFIG),
         "layers": [described(2), described(3)],
-        **fields,
     }
-    return {key: value for key, value in document.items() if value is not None}
+    return changed(document, fields)
 
 
 def index(**fields: Any) -> dict[str, Any]:
@@ -53,9 +56,8 @@ def index(**fields: Any) -> dict[str, Any]:
         "schemaVersion": 2,
         "mediaType": OCI_INDEX,
         "manifests": [described(4, OCI_MANIFEST), described(5, OCI_INDEX)],
-        **fields,
     }
-    return {key: value for key, value in document.items() if value is not None}
+    return changed(document, fields)
 
 
 def parsed(document: dict[str, Any], content_type: str | None = None) -> Manifest:
@@ -65,8 +67,7 @@ def parsed(document: dict[str, Any], content_type: str | None = None) -> Manifes
 def referrer(document: dict[str, Any], content_type: str | None = None) -> dict[str, Any]:
     """What a referrers list says of the manifest."""
     listed = parsed(document, content_type).descriptor(Digest.parse(digest(9)), 77)
-    found: dict[str, Any] = json.loads(listed)
-    return found
+    return dict(json.loads(listed))
 
 
 def refused(body: bytes | dict[str, Any], content_type: str | None = None) -> str:
@@ -98,21 +99,12 @@ def test_docker_s_schema_2_and_list_are_read_as_their_oci_kin() -> None:
     assert listed.manifests == (digest(4), digest(5))
 
 
-@pytest.mark.parametrize(
-    ("document", "content_type", "media_type"),
-    [
-        (image(), None, OCI_MANIFEST),
-        (image(), "", OCI_MANIFEST),
-        (image(), f"{OCI_MANIFEST}; charset=utf-8", OCI_MANIFEST),
-        (image(mediaType=None), DOCKER_MANIFEST, DOCKER_MANIFEST),
-        (image(mediaType=None), None, OCI_MANIFEST),
-        (index(mediaType=None), None, OCI_INDEX),
-    ],
-)
-def test_the_type_is_the_header_s_else_the_document_s_else_what_its_fields_tell(
-    document: dict[str, Any], content_type: str | None, media_type: str
-) -> None:
-    assert parsed(document, content_type).media_type == media_type
+def test_the_type_is_the_header_s_else_the_document_s_else_what_its_fields_tell() -> None:
+    for header in (None, "", OCI_MANIFEST, f"{OCI_MANIFEST}; charset=utf-8"):
+        assert parsed(image(), header).media_type == OCI_MANIFEST
+    assert parsed(image(mediaType=None), DOCKER_MANIFEST).media_type == DOCKER_MANIFEST
+    assert parsed(image(mediaType=None)).media_type == OCI_MANIFEST
+    assert parsed(index(mediaType=None)).media_type == OCI_INDEX
 
 
 @pytest.mark.parametrize("content_type", [DOCKER_MANIFEST, OCI_INDEX, "application/json"])
@@ -121,20 +113,16 @@ def test_a_header_that_contradicts_the_document_is_refused(content_type: str) ->
 
 
 @pytest.mark.parametrize(
-    "text", ["x", "a/", "/b", "a/b\n", "a/b/c", "é/b", "a b/c", "a" * 128 + "/b"]
+    "text", ["x", "a/", "/b", "a/b\nc", "a/b/c", "é/b", "a b/c", "a" * 128 + "/b"]
 )
 def test_what_is_no_media_type_is_refused(text: str) -> None:
-    refused(image(mediaType=None), f'"{text}"')
+    refused(image(mediaType=None), text)
     refused(image(mediaType=text))
 
 
 def test_unknown_media_types_and_fields_are_accepted_as_they_are() -> None:
-    document = {
-        "blobs": [described(1), described(2)],
-        "layers": [described(3, "x/y")],
-        "manifests": [described(4)],
-        "extra": {"deep": [1, None, {"x": 1.5}]},
-    }
+    document = {"blobs": [described(1), described(2)], "layers": [described(3, "x/y")]}
+    document |= {"manifests": [described(4)], "extra": [{"deep": [1, None, {"x": 1.5}]}]}
     view = parsed(document, "application/vnd.someone.thing.v9+json")
     assert view.media_type == "application/vnd.someone.thing.v9+json"
     assert set(view.blobs) == {digest(1), digest(2), digest(3)}
@@ -174,15 +162,10 @@ def test_an_image_manifest_without_config_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "media_type",
-    [
-        "application/vnd.oci.image.layer.nondistributable.v1.tar",
-        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
-        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
-    ],
+    "kind", ["oci.image.layer.nondistributable.v1.tar+gzip", "docker.image.rootfs.foreign.diff.tar"]
 )
-def test_a_foreign_layer_is_not_required(media_type: str) -> None:
-    view = parsed(image(layers=[described(2, media_type), described(3)]))
+def test_a_foreign_layer_is_not_required(kind: str) -> None:
+    view = parsed(image(layers=[described(2, f"application/vnd.{kind}"), described(3)]))
     assert view.blobs == (digest(1), digest(3))
 
 

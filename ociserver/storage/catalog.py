@@ -368,22 +368,22 @@ class SqlCatalogTx:
         names = list(digests)
         held = self._db.execute(
             select(blob.c.id, blob.c.key)
+            .distinct()
             .join(blob_digest, blob_digest.c.blob_id == blob.c.id)
             .where(blob_digest.c.digest.in_(names))
-            .limit(1)
-        ).one_or_none()
-        if held is None:
-            blob_id = self._db.execute(
-                insert(blob).returning(blob.c.id),
-                {"key": session.id, "size": session.offset, "created_at": now},
-            ).scalar_one()
-            key = session.id
-        else:
-            blob_id, key = held
+        ).all()
+        if held:
             self._discard(session.id, now)
+        else:
+            created = insert(blob).returning(blob.c.id, blob.c.key)
+            values = {"key": session.id, "size": session.offset, "created_at": now}
+            held = self._db.execute(created, values).all()
         for name in names:
-            self._insert_new(blob_digest, {"digest": name, "blob_id": blob_id})
-        self._link(session.repository, blob_id)
+            self._insert_new(blob_digest, {"digest": name, "blob_id": held[0].id})
+        # Held twice where each was pushed under an algorithm of its own: either name must work.
+        for row in held:
+            self._link(session.repository, row.id)
+        key: str = held[0].key
         return key
 
     def discard_upload(

@@ -1,113 +1,155 @@
+"""The catalog on SQLite: the contract, and what only a file has."""
+
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
+import sqlite3
+import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from ociserver.content import OCI_MANIFEST, parse_manifest
-from ociserver.errors import ManifestUnknown
-from ociserver.ports import CatalogTx, StoredManifest
-from ociserver.refs import Digest, RepositoryName, Tag
-from ociserver.storage.sqlite import SqliteCatalog
-from ociserver.upload import UploadSession
-from tests.serving import digest_of
-
-REPOSITORY = RepositoryName("team/model")
-OTHER = RepositoryName("team/other")
-CONFIG = Digest(digest_of(b"{}"))
-BODY = (
-    b'{"schemaVersion":2,"config":{"mediaType":"application/x","digest":"%s","size":2},"layers":[]}'
-    % CONFIG.encode()
-)
-MANIFEST = StoredManifest(digest=Digest(digest_of(BODY)), media_type=OCI_MANIFEST, body=BODY)
+from ociserver.errors import Unavailable
+from ociserver.ports import Catalog, CatalogTx
+from ociserver.refs import parse_tag
+from ociserver.storage.schema import SCHEMA_VERSION
+from ociserver.storage.sqlite import SqliteCatalog, prepare_catalog
+from tests.contracts.catalog import REPO, CatalogContract, Make, begun, digest, put, told
 
 
-def session(number: int) -> UploadSession:
-    return UploadSession(id=f"{number:032x}", repository=REPOSITORY, algorithm="sha256", offset=2)
+class TestSqlite(CatalogContract):
+    @pytest.fixture
+    def make(self, tmp_path: Path) -> Make:
+        async def make() -> Catalog:
+            return SqliteCatalog(tmp_path / "catalog" / "catalog.db")
+
+        return make
 
 
-def tag_it(tx: CatalogTx, tag: str) -> None:
-    tx.put_manifest(REPOSITORY, MANIFEST, parse_manifest(BODY, OCI_MANIFEST))
-    tx.move_tag(REPOSITORY, Tag(tag), MANIFEST.digest)
+def push_tags(path: Path, worker: int) -> None:
+    """What a worker process does: 25 tags, several at once."""
+
+    async def main() -> None:
+        catalog = SqliteCatalog(path)
+
+        def work(tx: CatalogTx, number: int) -> None:
+            tx.move_tag(REPO, parse_tag(f"w{worker}-{number}"), put(tx, number).digest)
+
+        try:
+            await asyncio.gather(*(catalog.write(partial(work, number=n)) for n in range(25)))
+        finally:
+            await catalog.aclose()
+
+    asyncio.run(main())
 
 
-def test_a_refused_write_undoes_itself_and_no_other_of_its_group(tmp_path: Path) -> None:
-    def refused(tx: CatalogTx) -> None:
-        tag_it(tx, "refused")
-        raise ManifestUnknown("no")
-
-    async def story() -> None:
-        catalog = SqliteCatalog(tmp_path / "catalog.db")
-        writes = [
-            catalog.write(refused if n % 5 == 0 else lambda tx, n=n: tag_it(tx, f"t{n}"))  # type: ignore[misc]
-            for n in range(50)
-        ]
-        outcomes = await asyncio.gather(*writes, return_exceptions=True)
-        assert sum(isinstance(one, ManifestUnknown) for one in outcomes) == 10
-        tags = await catalog.read(lambda tx: tx.tags(REPOSITORY, "", 100))
-        assert set(tags) == {f"t{n}" for n in range(50) if n % 5}
-        await catalog.aclose()
-        await catalog.aclose()
-
-    asyncio.run(story())
+def kept(path: Path) -> list[tuple[int]]:
+    with sqlite3.connect(path) as database:
+        found = database.execute("PRAGMA user_version").fetchall()
+    database.close()
+    return found
 
 
-def test_an_acknowledged_write_is_seen_through_another_instance_at_once(tmp_path: Path) -> None:
-    async def story() -> None:
-        one, two = (SqliteCatalog(tmp_path / "catalog.db") for _ in range(2))
-        for number in range(20):
-            before = two.generation()
-            await one.write(lambda tx, number=number: tag_it(tx, f"t{number}"))  # type: ignore[misc]
-            assert two.generation() != before
-            assert await two.read(lambda tx: tx.tags(REPOSITORY, "", 100))
-        await asyncio.gather(
-            *(each.write(lambda tx: tag_it(tx, "both")) for each in (one, two) for _ in range(20))
-        )
-        found = await two.read(lambda tx: tx.manifest(REPOSITORY, Tag("both")))
-        assert found == MANIFEST
-        await one.aclose()
-        await two.aclose()
+def test_processes_that_make_the_catalog_and_write_at_once_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.db"
+    spawned = multiprocessing.get_context("spawn")
+    workers = [spawned.Process(target=push_tags, args=(path, worker)) for worker in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(30)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
 
-    asyncio.run(story())
+    async def make() -> Catalog:
+        return SqliteCatalog(path)
 
+    async def story(catalog: Catalog) -> int:
+        return len(await catalog.read(lambda tx: tx.tags(REPO, "", 999)))
 
-def test_bytes_are_seen_only_where_they_are_linked_and_kept_once(tmp_path: Path) -> None:
-    async def story() -> None:
-        catalog = SqliteCatalog(tmp_path / "catalog.db")
-        for number in (1, 2):
-            await catalog.write(lambda tx, n=number: tx.begin_upload(session(n), 1.0))  # type: ignore[misc]
-        keys = [
-            await catalog.write(lambda tx, n=n: tx.commit_upload(session(n), [CONFIG], 2.0))  # type: ignore[misc]
-            for n in (1, 2, 2)
-        ]
-        assert keys == [session(1).id, session(1).id, None]
-        assert await catalog.read(lambda tx: tx.discarded_keys(9.0, 9)) == [session(2).id]
-        assert await catalog.read(lambda tx: tx.blob(OTHER, CONFIG)) is None
-        assert not await catalog.write(lambda tx: tx.mount(OTHER, CONFIG, OTHER))
-        assert await catalog.write(lambda tx: tx.mount(OTHER, CONFIG, None))
-        assert await catalog.read(lambda tx: tx.blob(OTHER, CONFIG)) is not None
-        await catalog.write(lambda tx: tag_it(tx, "v1"))
-        assert await catalog.read(lambda tx: tx.needed_by(REPOSITORY, CONFIG)) == MANIFEST.digest
-        await catalog.aclose()
-
-    asyncio.run(story())
+    assert told(make, story) == 75
 
 
-@pytest.mark.parametrize("by_digest", [True, False])
-def test_deleting_by_digest_takes_every_tag_by_tag_only_that_one(
-    tmp_path: Path, by_digest: bool
+@pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, -1])
+def test_a_catalog_of_another_release_is_refused_and_left_alone(
+    tmp_path: Path, version: int
 ) -> None:
+    path = tmp_path / "catalog.db"
+    prepare_catalog(path)
+    assert kept(path) == [(SCHEMA_VERSION,)]
+    with sqlite3.connect(path) as database:
+        database.execute(f"PRAGMA user_version={version}")
+    database.close()
+    with pytest.raises(Unavailable, match=f"schema {version}; this release reads {SCHEMA_VERSION}"):
+        prepare_catalog(path)
+    assert kept(path) == [(version,)]
+
+
+def test_preparing_twice_keeps_what_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "folder" / "catalog.db"
+    prepare_catalog(path)
+    push_tags(path, 0)
+    prepare_catalog(path)
+    with sqlite3.connect(path) as database:
+        assert database.execute("SELECT count(*) FROM tag").fetchone() == (25,)
+    database.close()
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.db"
+    path.write_text("a letter to the harbour master\n" * 200)
+    with pytest.raises(Unavailable, match="not a database"):
+        prepare_catalog(path)
+    assert path.read_text().startswith("a letter")
+
+
+def test_a_refused_catalog_leaves_no_thread_behind(tmp_path: Path) -> None:
     async def story() -> None:
-        catalog = SqliteCatalog(tmp_path / "catalog.db")
-        for tag in ("a", "b"):
-            await catalog.write(lambda tx, tag=tag: tag_it(tx, tag))  # type: ignore[misc]
-        if by_digest:
-            assert await catalog.write(lambda tx: tx.delete_manifest(REPOSITORY, MANIFEST.digest))
-        else:
-            assert await catalog.write(lambda tx: tx.delete_tag(REPOSITORY, Tag("a")))
-        left = await catalog.read(lambda tx: tx.tags(REPOSITORY, "", 9))
-        assert left == ([] if by_digest else ["b"])
-        await catalog.aclose()
+        (tmp_path / "catalog.db").mkdir()
+        with pytest.raises(Unavailable):
+            SqliteCatalog(tmp_path / "catalog.db")
 
     asyncio.run(story())
+    assert not [each for each in threading.enumerate() if each.name.startswith("catalog")]
+
+
+def test_a_closed_catalog_leaves_no_file_open_and_no_thread(tmp_path: Path) -> None:
+    async def make() -> Catalog:
+        return SqliteCatalog(tmp_path / "catalog.db")
+
+    async def story(catalog: Catalog) -> None:
+        await catalog.write(lambda tx: put(tx, 1))
+        await asyncio.gather(*(catalog.read(lambda tx: tx.tags(REPO, "", 9)) for _ in range(20)))
+        catalog.generation()
+
+    told(make, story)
+    open_files = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        try:
+            open_files.append(str(descriptor.readlink()))
+        except FileNotFoundError:  # the descriptor that lists them
+            continue
+    assert not [path for path in open_files if path.startswith(str(tmp_path))]
+    assert not [each for each in threading.enumerate() if each.name.startswith("catalog")]
+
+
+def test_a_write_that_breaks_the_schema_is_undone_and_the_next_one_goes_on(
+    tmp_path: Path,
+) -> None:
+    async def make() -> Catalog:
+        return SqliteCatalog(tmp_path / "catalog.db")
+
+    async def story(catalog: Catalog) -> None:
+        def twice(tx: CatalogTx) -> None:
+            put(tx, 1)
+            begun(tx, 1)
+            begun(tx, 1)
+
+        with pytest.raises(Unavailable):
+            await catalog.write(twice)
+        assert await catalog.read(lambda tx: tx.manifest(REPO, digest(1))) is None
+        await catalog.write(lambda tx: put(tx, 2))
+        assert await catalog.read(lambda tx: tx.manifest(REPO, digest(2))) is not None
+
+    told(make, story)

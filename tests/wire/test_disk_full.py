@@ -153,7 +153,9 @@ def test_with_no_byte_left_everything_is_refused_and_readable(small: Served) -> 
         digest = push_blob(client, "full", held)
         put_manifest(client, "full", "v1", manifest)
         location = begin(client, "full")
+        untouched = [begin(client, "full") for _ in range(20)]
         filler = fill(small, 0)
+        assert {client.get(each).status_code for each in untouched} == {204}
         big = unique_image() + b" " * (3 * MIB)
         for answer in (
             client.put(

@@ -118,7 +118,7 @@ def test_a_moved_tag_is_seen_through_every_worker(tmp_path: Path) -> None:
         with ExitStack() as stack:
             clients = [stack.enter_context(served.client()) for _ in range(16)]
             seen = set()
-            for turn in range(25):
+            for turn in range(15):
                 body = bodies[turn % len(bodies)]
                 put_manifest(chooser.choice(clients), "moving", "v1", body)
                 for client in chooser.sample(clients, len(clients)):

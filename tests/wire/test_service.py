@@ -14,7 +14,15 @@ import httpx
 import pytest
 
 from tests.serving import Served, digest_of, push_blob
-from tests.wire.build import MIB, assert_refused, new_repository, noise, put_manifest, unique_image
+from tests.wire.build import (
+    MIB,
+    assert_refused,
+    files_holding,
+    new_repository,
+    noise,
+    put_manifest,
+    unique_image,
+)
 from tests.wire.raw import Connection, eventually, request
 
 _SAMPLE = re.compile(
@@ -54,9 +62,10 @@ def test_alive_and_ready(client: httpx.Client) -> None:
     assert client.head("/readyz").status_code == 200
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[Served]:
-    served = Served(tmp_path / "data").start()
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A registry that is asked by one test at a time: what it counts is that test's."""
+    served = Served(tmp_path_factory.mktemp("own")).start()
     yield served
     served.stop()
 
@@ -232,21 +241,17 @@ def test_what_a_client_sends_cannot_forge_a_line(registry: Served, client: httpx
     assert line_of(registry, answer)["path"].startswith('/nothing/\n{"event":"request"}"\\')
 
 
-def test_the_log_names_what_failed(tmp_path: Path) -> None:
-    served = Served(tmp_path).start()
-    try:
-        with served.client() as client:
-            digest = push_blob(client, "a", b"whole")
-            for path in (tmp_path / "blobs").rglob("*"):
-                if path.is_file():
-                    path.unlink()
-            answer = client.get(f"/v2/a/blobs/{digest}")
-            assert_refused(answer, 503, "TOOMANYREQUESTS")
-            asked = answer.headers["x-request-id"]
-        lines = [json.loads(line) for line in served.log.splitlines() if asked in line]
-        assert "warning" in {line["level"] for line in lines}
-    finally:
-        served.stop()
+def test_the_log_names_what_failed(own: Served) -> None:
+    body = noise(1000)
+    with own.client() as client:
+        digest = push_blob(client, "a", body)
+        [file] = files_holding(own, body)
+        file.unlink()
+        answer = client.get(f"/v2/a/blobs/{digest}")
+    assert_refused(answer, 503, "TOOMANYREQUESTS")
+    asked = answer.headers["x-request-id"]
+    lines = [json.loads(line) for line in own.log.splitlines() if asked in line]
+    assert "warning" in {line["level"] for line in lines}
 
 
 def test_the_access_log_can_be_off(tmp_path: Path) -> None:
