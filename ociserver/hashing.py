@@ -12,7 +12,6 @@ import ctypes
 import ctypes.util
 import hashlib
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,8 +19,8 @@ from typing import Protocol
 class Hasher(Protocol):
     """One digest in the making. `update` releases the interpreter lock on large chunks."""
 
-    def update(self, chunks: Iterable[bytes]) -> None:
-        """Take in the chunks, in order."""
+    def update(self, data: bytes | memoryview) -> None:
+        """Take in these bytes; a memoryview must be of writable memory."""
 
     def hexdigest(self) -> str:
         """Return the digest so far, in lower-case hex; more may follow."""
@@ -45,6 +44,7 @@ _LAYOUTS = {
     "sha256": _Layout("SHA256", 112, 64, 104, 32),
     "sha512": _Layout("SHA512", 216, 128, 208, 64),
 }
+_Byte = ctypes.c_char
 # A state is only good where it was made: same structs, same byte order.
 _MARK = f"libcrypto3-{sys.byteorder}:".encode()
 
@@ -58,7 +58,7 @@ def _libcrypto() -> ctypes.CDLL | None:
         for layout in _LAYOUTS.values():
             getattr(library, f"{layout.prefix}_Update").argtypes = (
                 ctypes.c_void_p,
-                ctypes.c_char_p,
+                ctypes.c_void_p,
                 ctypes.c_size_t,
             )
     except (OSError, AttributeError):
@@ -82,9 +82,10 @@ class _SavableHasher:
     def _function(self, name: str) -> ctypes._NamedFuncPointer:
         return getattr(_LIBRARY, f"{self._layout.prefix}_{name}")  # type: ignore[no-any-return]
 
-    def update(self, chunks: Iterable[bytes]) -> None:
-        for chunk in chunks:
-            self._update(self._context, chunk, len(chunk))
+    def update(self, data: bytes | memoryview) -> None:
+        if len(data):
+            pointer = data if isinstance(data, bytes) else ctypes.byref(_Byte.from_buffer(data))
+            self._update(self._context, pointer, len(data))
 
     def hexdigest(self) -> str:
         copy = ctypes.create_string_buffer(self._context.raw, self._layout.context_size)
@@ -102,9 +103,8 @@ class _PlainHasher:
     def __init__(self, algorithm: str) -> None:
         self._hash = hashlib.new(algorithm)
 
-    def update(self, chunks: Iterable[bytes]) -> None:
-        for chunk in chunks:
-            self._hash.update(chunk)
+    def update(self, data: bytes | memoryview) -> None:
+        self._hash.update(data)
 
     def hexdigest(self) -> str:
         return self._hash.hexdigest()
@@ -135,11 +135,11 @@ def resumed(algorithm: str, state: bytes | None) -> Hasher | None:
 def _self_test() -> bool:
     for algorithm in _LAYOUTS:
         first = _SavableHasher(algorithm)
-        first.update([b"lading" * 50])
+        first.update(b"lading" * 50)
         second = resumed(algorithm, first.state())
         if second is None:
             return False
-        second.update([b"cargo" * 50])
+        second.update(memoryview(bytearray(b"cargo" * 50)))
         expected = hashlib.new(algorithm, b"lading" * 50 + b"cargo" * 50).hexdigest()
         if second.hexdigest() != expected:
             return False

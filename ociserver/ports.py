@@ -176,8 +176,8 @@ class Catalog(Protocol):
 class BlobWriter(Protocol):
     """Writes one object, which no other writer has open, in this process or another."""
 
-    async def write(self, offset: int, chunks: Sequence[bytes]) -> None:
-        """Put the chunks, one after the other, at `offset`. Raises StorageFull."""
+    async def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Put the data at `offset`; its memory is the caller's again. Raises StorageFull."""
 
     async def sync(self, size: int) -> None:
         """Return when the object's first `size` bytes survive a power cut; drop what lies beyond.
@@ -208,6 +208,13 @@ class BlobStore(Protocol):
 
     def writer(self, key: str) -> AbstractAsyncContextManager[BlobWriter]:
         """Open the object for writing, creating it. Raises UploadBusy while another has it."""
+
+    def put(self, key: str, data: bytes | memoryview) -> AbstractAsyncContextManager[bool]:
+        """Write a whole small object, durable on entry; no other writer has it until the exit.
+
+        Gives False where the object has bytes already, and then changes nothing. Raises UploadBusy
+        as `writer` does, StorageFull.
+        """
 
     async def open(self, key: str) -> BlobReader:
         """Open for reading. Raises Unavailable where a catalogued object is not there."""

@@ -8,9 +8,12 @@ and finishing one neither copies nor, in general, reads a byte again.
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import io
+import mmap
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -34,10 +37,10 @@ from ociserver.upload import Chunk, UploadSession, admit, is_session_id
 # Bytes that are hashed and written in one go; one such batch is absorbed while the next arrives.
 _BATCH = 1024 * 1024
 # At most this much is sent again after a crash, or after this many seconds.
-_CHECKPOINT_BYTES = 64 * 1024 * 1024
+_CHECKPOINT_BYTES = 256 * 1024 * 1024
 _CHECKPOINT_SECONDS = 30.0
-# A thread costs more than hashing this much.
-_INLINE = 32 * 1024
+# A thread costs more than hashing this much, and a session more than taking it in whole.
+_SMALL = 32 * 1024
 _HASHERS = 4
 # A writer that found its session just before it ended may still create the object: keys are
 # struck off only when no request can be that old.
@@ -47,9 +50,13 @@ _SWEEP = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Body:
-    """A request's body and what its headers say of it."""
+    """A request's body and what its headers say of it.
 
-    chunks: AsyncIterator[bytes]
+    `into` fills the start of the memory it is given with what comes next and returns how many bytes
+    that were, 0 at the end. Raises ClientGone, BodySlow.
+    """
+
+    into: Callable[[memoryview], Awaitable[int]]
     length: int | None = None
     chunk: Chunk | None = None
 
@@ -95,7 +102,8 @@ class Uploads:
         Raises UploadUnknown, UploadBusy, UploadOutOfOrder, SizeInvalid. When the client leaves or
         is too slow, what came is kept and ClientGone or BodySlow goes on.
         """
-        async with self._writing(repository, upload_id) as (session, writer):
+        asked = await self.session(repository, upload_id)
+        async with self._writing(asked) as (session, writer):
             async with self._intake(session, writer) as intake:
                 await intake.receive(body)
                 await intake.checkpoint()
@@ -108,27 +116,13 @@ class Uploads:
 
         Raises what `append` does, and DigestMismatch; then the session is as it was before.
         """
-        async with self._writing(repository, upload_id) as (session, writer):
-            async with self._intake(session, writer) as intake:
-                await intake.receive(body)
-                await writer.sync(intake.offset)
-                digests = await self._digests(intake, digest)
-                if digest not in digests:
-                    await intake.rewind()
-                    raise DigestMismatch(f"the bytes hash to {digests[-1]}, not to {digest}")
-            whole = replace(session, offset=intake.offset)
-            now = time.time()
-            key = await self._catalog.write(lambda tx: tx.commit_upload(whole, digests, now))
-        if key is None:
-            raise UploadUnknown("the upload was cancelled, or finished by another request")
-        if key != session.id:
-            await self._blobs.delete([session.id])
+        await self._finish(await self.session(repository, upload_id), digest, body)
 
     async def receive_whole(self, repository: RepositoryName, digest: Digest, body: Body) -> None:
         """Take a blob in a single POST (end-4b). On any failure nothing of it is left."""
         session = await self.begin(repository, digest.algorithm)
         try:
-            await self.finish(repository, session.id, digest, body)
+            await self._finish(session, digest, body)
         except BaseException:
             await self._discard(session)
             raise
@@ -164,6 +158,36 @@ class Uploads:
         """Release the hashing threads."""
         self._hashers.shutdown()
 
+    async def _finish(self, asked: UploadSession, digest: Digest, body: Body) -> None:
+        if asked.offset == 0 and body.length is not None and body.length <= _SMALL:
+            admit(asked, body.chunk, body.length)
+            data = await _read(body, body.length)
+            digests = _digests_of(data, asked.algorithm, digest.algorithm)
+            if digest in digests:
+                async with self._blobs.put(asked.id, data) as fresh:
+                    if fresh:
+                        await self._commit(replace(asked, offset=len(data)), digests)
+                        return
+            # Not so simple, then: another request's bytes may be there, or on their way.
+            body = replace(body, into=_source(data))
+        async with self._writing(asked) as (session, writer):
+            async with self._intake(session, writer) as intake:
+                await intake.receive(body)
+                await writer.sync(intake.offset)
+                digests = await self._digests(intake, digest)
+                if digest not in digests:
+                    await intake.rewind()
+                    raise DigestMismatch(f"the bytes hash to {digests[-1]}, not to {digest}")
+            await self._commit(replace(session, offset=intake.offset), digests)
+
+    async def _commit(self, whole: UploadSession, digests: Sequence[Digest]) -> None:
+        now = time.time()
+        key = await self._catalog.write(lambda tx: tx.commit_upload(whole, digests, now))
+        if key is None:
+            raise UploadUnknown("the upload was cancelled, or finished by another request")
+        if key != whole.id:
+            await self._blobs.delete([whole.id])
+
     async def _discard(self, session: UploadSession, idle_since: float | None = None) -> bool:
         now = time.time()
         if not await self._catalog.write(lambda tx: tx.discard_upload(session, now, idle_since)):
@@ -173,13 +197,12 @@ class Uploads:
 
     @asynccontextmanager
     async def _writing(
-        self, repository: RepositoryName, upload_id: str
+        self, asked: UploadSession
     ) -> AsyncIterator[tuple[UploadSession, BlobWriter]]:
-        asked = await self.session(repository, upload_id)
-        async with self._blobs.writer(upload_id) as writer:
+        async with self._blobs.writer(asked.id) as writer:
             # Once more, now that nobody else can move it. A client that streams on from where it
             # believes the upload stands must not be appended anywhere else.
-            session = await self.session(repository, upload_id)
+            session = await self.session(asked.repository, asked.id)
             if session.offset != asked.offset:
                 raise UploadOutOfOrder(
                     f"another request moved the upload to {session.offset}", offset=session.offset
@@ -226,7 +249,7 @@ class Uploads:
         try:
             for offset in range(0, size, _BATCH):
                 piece = await reader.read(offset, min(_BATCH, size - offset))
-                await in_thread(self._hashers, hasher.update, (piece,))
+                await in_thread(self._hashers, hasher.update, piece)
         finally:
             reader.close()
 
@@ -257,19 +280,23 @@ class _Intake:
         self._hashers = hashers
         self._writer = writer
         self._recorded_at = time.monotonic()
-        self._waiting: list[bytes] = []
-        self._waiting_bytes = 0
+        # Batches end where the file's do: what goes past the page cache must be aligned to it.
+        self._batch = memoryview(mmap.mmap(-1, _BATCH))
+        self._spare: memoryview | None = None
+        self._begun = self._filled = session.offset % _BATCH
         self._absorbing: asyncio.Task[None] | None = None
 
     async def receive(self, body: Body) -> None:
         """Take the whole body in. Raises UploadOutOfOrder, SizeInvalid, whatever the body does."""
         expected = admit(self.session, body.chunk, body.length)
         came = 0
-        async for chunk in body.chunks:
-            came += len(chunk)
+        while size := await body.into(self._batch[self._filled :]):
+            came += size
             if expected is not None and came > expected:
                 break
-            await self._take(chunk)
+            self._filled += size
+            if self._filled == _BATCH:
+                await self._hand_over()
         if expected is not None and came != expected:
             await self._absorbed()
             await self.rewind()
@@ -298,14 +325,12 @@ class _Intake:
         if self._absorbing is not None:
             await asyncio.wait([self._absorbing])
 
-    async def _take(self, chunk: bytes) -> None:
-        self._waiting.append(chunk)
-        self._waiting_bytes += len(chunk)
-        if self._waiting_bytes < _BATCH:
-            return
+    async def _hand_over(self) -> None:
         await self._absorbed()
-        batch, self._waiting, self._waiting_bytes = self._waiting, [], 0
-        self._absorbing = asyncio.create_task(self._absorb(batch))
+        piece = self._batch[self._begun :]
+        self._batch, self._spare = self._spare or memoryview(mmap.mmap(-1, _BATCH)), self._batch
+        self._begun = self._filled = 0
+        self._absorbing = asyncio.create_task(self._absorb(piece))
         unrecorded = self.offset - self.session.offset
         if (
             unrecorded >= _CHECKPOINT_BYTES
@@ -315,28 +340,28 @@ class _Intake:
 
     async def _settle(self) -> None:
         await self._absorbed()
-        if self._waiting:
-            batch, self._waiting, self._waiting_bytes = self._waiting, [], 0
-            await self._absorb(batch)
+        if self._filled > self._begun:
+            piece = self._batch[self._begun : self._filled]
+            self._begun = self._filled
+            await self._absorb(piece)
 
     async def _absorbed(self) -> None:
         task, self._absorbing = self._absorbing, None
         if task is not None:
             await task
 
-    async def _absorb(self, batch: Sequence[bytes]) -> None:
+    async def _absorb(self, piece: memoryview) -> None:
         assert self.hasher is not None  # noqa: S101 - the caller re-reads where there is none
-        size = sum(map(len, batch))
-        if size <= _INLINE:
-            self.hasher.update(batch)
-            await self._writer.write(self.offset, batch)
+        if len(piece) <= _SMALL:
+            self.hasher.update(piece)
+            await self._writer.write(self.offset, piece)
         else:
-            hashing_it = asyncio.create_task(in_thread(self._hashers, self.hasher.update, batch))
+            hashing_it = asyncio.create_task(in_thread(self._hashers, self.hasher.update, piece))
             try:
-                await self._writer.write(self.offset, batch)
+                await self._writer.write(self.offset, piece)
             finally:
                 await hashing_it
-        self.offset += size
+        self.offset += len(piece)
 
     async def _record(self, session: UploadSession) -> None:
         now = time.time()
@@ -344,3 +369,29 @@ class _Intake:
             raise UploadUnknown("the upload was cancelled, or expired, while it was written")
         self.session = session
         self._recorded_at = time.monotonic()
+
+
+async def _read(body: Body, size: int) -> bytes:
+    data = bytearray(size)
+    came = 0
+    with memoryview(data) as view:
+        while came < size and (more := await body.into(view[came:])):
+            came += more
+    return bytes(data)
+
+
+def _source(data: bytes) -> Callable[[memoryview], Awaitable[int]]:
+    """Return an `into` of bytes that are here already."""
+    stream = io.BytesIO(data)
+
+    async def into(memory: memoryview) -> int:
+        return stream.readinto(memory)
+
+    return into
+
+
+def _digests_of(data: bytes, *algorithms: str) -> list[Digest]:
+    return [
+        Digest(f"{each}:{hashlib.new(each, data).hexdigest()}")
+        for each in dict.fromkeys(algorithms)
+    ]

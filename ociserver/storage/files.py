@@ -8,16 +8,13 @@ Nothing here blocks the event loop: all of it runs in one named thread pool.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import fcntl
-import mmap
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,14 +22,14 @@ from ociserver.errors import StorageFull, Unavailable, UploadBusy, UploadUnknown
 from ociserver.threads import in_thread
 
 T = TypeVar("T")
+_Opened = TypeVar("_Opened", "_FileWriter", "_FileWriter | None")
 
-# Bytes that are gathered before they go to the disk, past the page cache (open(2), O_DIRECT). Of a
-# push the cache would copy each byte, evict what is being pulled, and leave the last sync with all
-# of it to do; so finishing takes the same time for 1 MiB and for 20 GiB.
-_STAGE = 1024 * 1024
+# From here on a write goes past the page cache (open(2), O_DIRECT). Of a push the cache would copy
+# each byte, evict what is being pulled, and leave the last sync with all of it to do; so finishing
+# takes the same time for 1 MiB and for 20 GiB.
+_PAST_CACHE_FROM = 512 * 1024
 # The largest logical block of a disk: what O_DIRECT wants offsets, lengths and memory aligned to.
 _BLOCK = 4096
-_IOV_MAX = 1024
 _LOCK_SECONDS = 1.0
 _LOCK_POLL_SECONDS = 0.02
 _THREADS = 16
@@ -49,19 +46,28 @@ class FileBlobs:
 
     @asynccontextmanager
     async def writer(self, key: str) -> AsyncIterator[_FileWriter]:
-        descriptor = await self._opened_exclusively(key)
+        writer = await self._patiently(self._open_writer, key)
         try:
-            yield _FileWriter(self._run, descriptor, self._folder(key))
+            yield writer
         finally:
-            os.close(descriptor)
+            writer.close()
 
-    async def _opened_exclusively(self, key: str) -> int:
+    @asynccontextmanager
+    async def put(self, key: str, data: bytes | memoryview) -> AsyncIterator[bool]:
+        writer = await self._patiently(self._put, key, data)
+        try:
+            yield writer is not None
+        finally:
+            if writer is not None:
+                writer.close()
+
+    async def _patiently(self, opening: Callable[..., _Opened], *arguments: object) -> _Opened:
         # A client that goes on at once may meet its own last request, not quite over: a moment's
         # patience spares it a refusal.
         deadline = time.monotonic() + _LOCK_SECONDS
         while True:
             try:
-                return await in_thread(self._pool, self._open_exclusively, key, release=os.close)
+                return await in_thread(self._pool, opening, *arguments, release=_release)
             except UploadBusy:
                 if time.monotonic() > deadline:
                     raise
@@ -88,7 +94,7 @@ class FileBlobs:
     def _folder(self, key: str) -> Path:
         return self._root / key[:2]
 
-    def _open_exclusively(self, key: str) -> int:
+    def _open_writer(self, key: str) -> _FileWriter:
         folder = self._folder(key)
         with _translated():
             try:
@@ -102,7 +108,18 @@ class FileBlobs:
         except BlockingIOError as error:
             os.close(descriptor)
             raise UploadBusy("another request is writing to this upload") from error
-        return descriptor
+        return _FileWriter(self._run, descriptor, folder)
+
+    def _put(self, key: str, data: bytes | memoryview) -> _FileWriter | None:
+        writer = self._open_writer(key)
+        try:
+            if writer.put(data):
+                return writer
+        except BaseException:
+            writer.close()
+            raise
+        writer.close()
+        return None
 
     def _open_reader(self, key: str) -> _FileReader:
         try:
@@ -137,29 +154,36 @@ class _FileWriter:
         self._run = run
         self._descriptor = descriptor
         self._folder = folder
-        self._stage: _Stage | None = None
 
-    async def write(self, offset: int, chunks: Sequence[bytes]) -> None:
-        await self._run(self._write, offset, chunks)
+    async def write(self, offset: int, data: bytes | memoryview) -> None:
+        await self._run(self._write, offset, data)
 
     async def sync(self, size: int) -> None:
         await self._run(self._sync, size)
 
-    def _write(self, offset: int, chunks: Sequence[bytes]) -> None:
-        with _translated():
-            if self._stage is None and sum(map(len, chunks)) < _STAGE:
-                _write_at(self._descriptor, offset, chunks)
-                return
-            if self._stage is None:
-                self._stage = _Stage(self._descriptor)
-            self._stage.write(offset, chunks)
+    def put(self, data: bytes | memoryview) -> bool:
+        """Write all of a new object, durably; False where it has bytes. Blocks."""
+        if os.fstat(self._descriptor).st_size:
+            return False
+        try:
+            self._write(0, data)
+            self._sync(len(data))
+        except BaseException:
+            os.ftruncate(self._descriptor, 0)
+            raise
+        return True
+
+    def close(self) -> None:
+        """Let the next writer in."""
+        os.close(self._descriptor)
+
+    def _write(self, offset: int, data: bytes | memoryview) -> None:
+        with _translated(), memoryview(data) as view:
+            past = _write_past_cache(self._descriptor, offset, view)
+            _write_at(self._descriptor, offset + past, view[past:])
 
     def _sync(self, size: int) -> None:
         with _translated():
-            if self._stage is not None and size > self._stage.start:
-                self._stage.flush()
-            elif self._stage is not None:
-                self._stage = None  # what it holds is not wanted, and may be what did not fit
             there = os.fstat(self._descriptor).st_size
             if there < size:
                 raise UploadUnknown(f"{there} of {size} bytes are left of this upload")
@@ -167,57 +191,6 @@ class _FileWriter:
                 os.ftruncate(self._descriptor, size)
             os.fsync(self._descriptor)
             _sync_folder(self._folder)
-
-
-class _Stage:
-    """Aligned memory through which a large write goes straight to the disk.
-
-    It holds the file's bytes from `start`, a multiple of the block, for `_filled` bytes.
-    """
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._memory = mmap.mmap(-1, _STAGE)
-        self.start = 0
-        self._filled = 0
-        # Where the filesystem cannot (tmpfs, some network ones), the same writes go by its cache.
-        with contextlib.suppress(OSError):
-            flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
-            fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT)
-
-    def write(self, offset: int, chunks: Sequence[bytes]) -> None:
-        if offset != self.start + self._filled:
-            self._begin(offset)
-        for chunk in chunks:
-            taken = 0
-            while taken < len(chunk):
-                room = min(_STAGE - self._filled, len(chunk) - taken)
-                self._memory[self._filled : self._filled + room] = chunk[taken : taken + room]
-                self._filled += room
-                taken += room
-                if self._filled == _STAGE:
-                    self._put(_STAGE)
-                    self.start += _STAGE
-                    self._filled = 0
-
-    def flush(self) -> None:
-        """Write what is held, padded to whole blocks; the caller cuts the file to its size."""
-        self._put(-(-self._filled // _BLOCK) * _BLOCK)
-
-    def _begin(self, offset: int) -> None:
-        """Take up at `offset`: the block it lies in is there already, up to it."""
-        self.start = offset - offset % _BLOCK
-        self._filled = offset - self.start
-        if self._filled:
-            with memoryview(self._memory) as memory:
-                os.preadv(self._descriptor, [memory[:_BLOCK]], self.start)
-
-    def _put(self, size: int) -> None:
-        with memoryview(self._memory) as memory:
-            written = 0
-            while written < size:
-                piece = memory[written:size]
-                written += os.pwritev(self._descriptor, [piece], self.start + written)
 
 
 class _FileReader:
@@ -240,18 +213,37 @@ class _FileReader:
             self._descriptor = -1
 
 
-def _write_at(descriptor: int, offset: int, chunks: Sequence[bytes]) -> int:
-    """Write all of the chunks; return the offset behind the last byte."""
-    waiting = iter(chunks)
-    while batch := list(islice(waiting, _IOV_MAX)):
-        while batch:
-            written = os.pwritev(descriptor, batch, offset)
-            offset += written
-            while batch and written >= len(batch[0]):
-                written -= len(batch.pop(0))
-            if written:
-                batch[0] = batch[0][written:]
-    return offset
+def _release(opened: _FileWriter | None) -> None:
+    if opened is not None:
+        opened.close()
+
+
+def _write_at(descriptor: int, offset: int, view: memoryview) -> None:
+    written = 0
+    while written < len(view):
+        written += os.pwrite(descriptor, view[written:], offset + written)
+
+
+def _write_past_cache(descriptor: int, offset: int, view: memoryview) -> int:
+    """Write the whole blocks of a large piece with O_DIRECT; return how many bytes that were.
+
+    Where file, offset or memory do not allow it (tmpfs, some network filesystems), that is none.
+    """
+    size = len(view) - len(view) % _BLOCK
+    if offset % _BLOCK or size < _PAST_CACHE_FROM:
+        return 0
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    written = 0
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT)
+        while written < size:
+            written += os.pwrite(descriptor, view[written:size], offset + written)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
+    return written
 
 
 def _sync_folder(folder: Path) -> None:

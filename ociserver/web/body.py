@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from starlette.types import Receive
+from starlette.types import Scope
 
-from ociserver.errors import BodySlow, ClientGone, ManifestTooLarge
+from ociserver.errors import BodySlow, ManifestTooLarge
+
+Into = Callable[[memoryview], Awaitable[int]]
+
+_PIECE = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,41 +23,46 @@ class Pace:
     bytes: int
 
 
-async def body_chunks(receive: Receive, pace: Pace) -> AsyncIterator[bytes]:
-    """Yield the body as it comes. Raises ClientGone, BodySlow."""
-    loop = asyncio.get_running_loop()
-    deadline, came = loop.time() + pace.seconds, 0
-    while True:
+class RequestBody:
+    """One request's body, taken as it comes, at the client's pace or not below the slowest."""
+
+    def __init__(self, scope: Scope, pace: Pace, counted: Callable[[int], object]) -> None:
+        self._next: Into = scope["extensions"]["lading.body"]
+        self._pace = pace
+        self._counted = counted
+        self._loop = asyncio.get_running_loop()
+        self._deadline = self._loop.time() + pace.seconds
+        self._came = 0
+
+    async def into(self, memory: memoryview) -> int:
+        """Fill the start of the memory; return how many bytes, 0 at the end.
+
+        Raises ClientGone, BodySlow.
+        """
+        if self._came >= self._pace.bytes:
+            # Counted from here on: time that our own disk took is not the client's.
+            self._deadline, self._came = self._loop.time() + self._pace.seconds, 0
         try:
-            async with asyncio.timeout_at(deadline):
-                message = await receive()
+            async with asyncio.timeout_at(self._deadline):
+                came = await self._next(memory)
         except TimeoutError as error:
             raise BodySlow(
-                f"the body came slower than {pace.bytes} bytes in {pace.seconds:g} seconds"
+                f"the body came slower than {self._pace.bytes} bytes in "
+                f"{self._pace.seconds:g} seconds"
             ) from error
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        chunk = message.get("body", b"")
-        if chunk:
-            yield chunk
-        if not message.get("more_body", False):
-            return
-        came += len(chunk)
-        # Counted after the yield: time that our own disk took is not the client's.
-        if came >= pace.bytes:
-            deadline, came = loop.time() + pace.seconds, 0
+        self._came += came
+        self._counted(came)
+        return came
 
-
-async def small_body(receive: Receive, pace: Pace, *, declared: int | None, limit: int) -> bytes:
-    """Return the whole body. Raises ManifestTooLarge over `limit` bytes, before reading them."""
-    too_large = ManifestTooLarge(f"the manifest is over the limit of {limit} bytes")
-    if declared is not None and declared > limit:
-        raise too_large
-    parts: list[bytes] = []
-    size = 0
-    async for chunk in body_chunks(receive, pace):
-        size += len(chunk)
-        if size > limit:
+    async def whole(self, *, declared: int | None, limit: int) -> bytes:
+        """Return all of it. Raises ManifestTooLarge over `limit` bytes, before reading them."""
+        too_large = ManifestTooLarge(f"the manifest is over the limit of {limit} bytes")
+        if declared is not None and declared > limit:
             raise too_large
-        parts.append(chunk)
-    return b"".join(parts)
+        taken = bytearray()
+        room = memoryview(bytearray(declared or _PIECE))
+        while came := await self.into(room):
+            taken += room[:came]
+            if len(taken) > limit:
+                raise too_large
+        return bytes(taken)

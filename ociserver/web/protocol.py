@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
-from starlette.types import ASGIApp
-from uvicorn._types import ASGIReceiveEvent
+from httptools import HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
     RequestResponseCycle,
 )
 
+from ociserver.errors import ClientGone
 from ociserver.threads import in_thread
 from ociserver.web.errors import envelope
 
@@ -30,9 +31,12 @@ from ociserver.web.errors import envelope
 # slow disk holds none for long.
 _SEND_BYTES = 4 * 1024 * 1024
 _SENDERS = 16
+_REFUSED_BYTES = 64 * 1024
 
 # What is taken from the socket ahead of the application.
 _BODY_BYTES = 1024 * 1024
+# Of a body at least this much more is taken from the socket without the parser.
+_PAST_PARSER_FROM = 256 * 1024
 _HOT_METHODS = (b"GET", b"HEAD")
 _VERSIONS = ("1.0", "1.1")
 _BODY_HEADERS = (b"content-length", b"transfer-encoding")
@@ -74,20 +78,33 @@ class _Refused(Exception):
 
 
 class _Body:
-    """What came of one request's body and was not yet asked for."""
+    """One request's body: what came of it and was not yet asked for, and what is still to come."""
 
-    __slots__ = ("chunks", "size")
+    __slots__ = ("chunks", "left", "past_parser", "size")
 
-    def __init__(self) -> None:
-        self.chunks: list[bytes] = []
+    def __init__(self, length: int) -> None:
+        self.chunks: deque[memoryview] = deque()
         self.size = 0
+        self.left = length
+        self.past_parser = False
 
-    def taken(self) -> bytes:
-        """Return it all, and hold nothing."""
-        whole = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
-        self.chunks.clear()
-        self.size = 0
-        return whole
+    def add(self, chunk: bytes) -> None:
+        """Keep a chunk that the parser gave."""
+        self.chunks.append(memoryview(chunk))
+        self.size += len(chunk)
+
+    def move(self, memory: memoryview) -> int:
+        """Move what is here to the start of the memory; return how many bytes fitted."""
+        moved = 0
+        while self.chunks and moved < len(memory):
+            chunk = self.chunks.popleft()
+            count = min(len(chunk), len(memory) - moved)
+            memory[moved : moved + count] = chunk[:count]
+            moved += count
+            if count < len(chunk):
+                self.chunks.appendleft(chunk[count:])
+        self.size -= moved
+        return moved
 
 
 class LadingProtocol(HttpToolsProtocol):
@@ -105,6 +122,7 @@ class LadingProtocol(HttpToolsProtocol):
         self._refused: _Refused | None = None
         self._answered_hot = False
         self._head_is_whole = True
+        self._body = _Body(0)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.live.discard(self)
@@ -113,6 +131,10 @@ class LadingProtocol(HttpToolsProtocol):
     # -- the head of a request
 
     def data_received(self, data: bytes) -> None:
+        if self._body.past_parser and self._body.left:
+            data = self._behind_body(data)
+            if not data:
+                return
         # llhttp calls back once a header is whole: one that never ends is counted here.
         if not self._head_is_whole:
             self._head_received += len(data)
@@ -130,6 +152,7 @@ class LadingProtocol(HttpToolsProtocol):
         self._header_bytes = 0
         self._hosts = 0
         self._has_body = False
+        self._length = 0
         self._head_is_whole = False
         self._head_received = 0
 
@@ -148,6 +171,8 @@ class LadingProtocol(HttpToolsProtocol):
             self._hosts += 1
         elif name in _BODY_HEADERS:
             self._has_body = True
+            if name == b"content-length":
+                self._length = int(value)  # llhttp has checked that it is one
             # RFC 9112 section 6.1: what we cannot decode we do not take for the bytes themselves.
             if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
                 self._refuse(400, "chunked is the only transfer coding")
@@ -172,9 +197,14 @@ class LadingProtocol(HttpToolsProtocol):
         self.url, self.expect_100_continue = url, expects
         self.headers += headers
         super().on_headers_complete()
-        self._body = _Body()
-        receive = partial(self._receive, self.cycle, self._body)
-        self.cycle.receive = receive  # type: ignore[method-assign]
+        self._body = _Body(self._length)
+        # The task that this began runs later.
+        extensions: dict[str, Any] = {
+            "lading.body": partial(self._body_into, self.cycle, self._body)
+        }
+        if self.scheme == "http":
+            extensions["lading.sendfile"] = partial(self._send_file, self.cycle)
+        self.cycle.scope["extensions"] = extensions
 
     def on_message_complete(self) -> None:
         if not self._answered_hot:
@@ -234,29 +264,67 @@ class LadingProtocol(HttpToolsProtocol):
     # -- bodies
 
     def on_body(self, body: bytes) -> None:
+        self._body.left -= len(body)
         if self.cycle.response_complete:
             return
-        self._body.chunks.append(body)
-        self._body.size += len(body)
+        self._body.add(body)
         if self._body.size > _BODY_BYTES:
             self.flow.pause_reading()
         self.cycle.message_event.set()
 
-    async def _receive(self, cycle: RequestResponseCycle, body: _Body) -> ASGIReceiveEvent:
-        """ASGI's `receive`; uvicorn's own stops reading at 64 KiB and copies each byte thrice."""
+    async def _body_into(self, cycle: RequestResponseCycle, body: _Body, memory: memoryview) -> int:
+        """Fill the start of the memory with what comes next; return how many bytes, 0 at the end.
+
+        Raises ClientGone. ASGI's `receive` would make an object of every 64 KiB and copy it thrice.
+        """
         if cycle.waiting_for_100_continue and not self.transport.is_closing():
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             cycle.waiting_for_100_continue = False
-        if not cycle.disconnected and not cycle.response_complete:
+        # What came before the client left still counts: an upload resumes behind it.
+        while not body.size:
+            if not cycle.more_body:
+                return 0
+            if cycle.disconnected or cycle.response_complete:
+                raise ClientGone
+            if body.left >= _PAST_PARSER_FROM and self.scheme == "http":
+                body.past_parser = True
+            if body.past_parser and (came := self._from_socket(body, memory)):
+                return came
             self.flow.resume_reading()
             await cycle.message_event.wait()
             cycle.message_event.clear()
-        # What came before the client left still counts: an upload resumes behind it.
-        if cycle.response_complete or (cycle.disconnected and not body.chunks):
-            return {"type": "http.disconnect"}
-        if cycle.disconnected:
-            cycle.message_event.set()
-        return {"type": "http.request", "body": body.taken(), "more_body": cycle.more_body}
+        return body.move(memory)
+
+    def _from_socket(self, body: _Body, memory: memoryview) -> int:
+        """Take what the kernel has to where it is wanted, with no copy between; it may be nothing.
+
+        llhttp does not see these bytes: behind the last one a parser is begun anew.
+        """
+        self.flow.pause_reading()
+        socket = self.transport.get_extra_info("socket")
+        try:
+            came = os.readv(socket.fileno(), [memory[: body.left]])
+        except OSError:
+            return 0  # not yet, or no more: the transport will meet it and tell
+        body.left -= came
+        if not body.left:
+            self._end_past_parser()
+            self.flow.resume_reading()
+        return came
+
+    def _behind_body(self, data: bytes) -> bytes:
+        """Take the part of the data that is the body's; return what follows it."""
+        size = self._body.left
+        self.on_body(data[:size])
+        if not self._body.left:
+            self._end_past_parser()
+        return data[size:]
+
+    def _end_past_parser(self) -> None:
+        self.cycle.more_body = False
+        self.cycle.message_event.set()
+        self.parser = HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
 
     # -- connections that keep us waiting
 
@@ -281,17 +349,12 @@ class LadingProtocol(HttpToolsProtocol):
 
     # -- files to the socket
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
-        if self.scheme == "http":
-            send_file: Any = partial(self._send_file, cycle)
-            cycle.scope["extensions"] = {"lading.sendfile": send_file}
-        super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
-
     async def _send_file(
         self, cycle: RequestResponseCycle, file: int, offset: int, count: int
     ) -> bool:
         """Send part of a file as part of the body begun; False when the client is gone."""
         self.transport.set_write_buffer_limits(high=0)
+        # A number of our own: the transport may close its one while a thread still sends.
         socket = os.dup(self.transport.get_extra_info("socket").fileno())
         try:
             end = offset + count
@@ -300,14 +363,16 @@ class LadingProtocol(HttpToolsProtocol):
                 if cycle.disconnected or self.transport.is_closing():
                     return False
                 size = min(_SEND_BYTES, end - offset)
-                sent = await in_thread(self._senders, _send_some, socket, file, offset, size)
-                if sent is None:
-                    await self._writable(socket)
+                sent, refused = await in_thread(
+                    self._senders, _send_some, socket, file, offset, size
+                )
+                if refused:
+                    # The transport waits for a socket that takes no more, and we for it.
+                    self.transport.write(refused)
                 elif sent == 0:
                     raise RuntimeError("the file ended before its recorded size")
-                else:
-                    offset += sent
-                    self.active_at = self.loop.time()
+                offset += sent + len(refused)
+                self.active_at = self.loop.time()
             cycle.expected_content_length -= count
         except ConnectionError:
             return False
@@ -316,22 +381,10 @@ class LadingProtocol(HttpToolsProtocol):
             self.transport.set_write_buffer_limits()
         return True
 
-    async def _writable(self, socket: int) -> None:
-        ready = self.loop.create_future()
-        self.loop.add_writer(socket, ready.set_result, None)
-        try:
-            async with asyncio.timeout(self.limits.idle_seconds):
-                await ready
-        except TimeoutError as error:
-            self.transport.abort()
-            raise ConnectionAbortedError("the client stopped reading") from error
-        finally:
-            self.loop.remove_writer(socket)
 
-
-def _send_some(socket: int, file: int, offset: int, count: int) -> int | None:
-    """Return how much the socket took, None while it takes nothing."""
+def _send_some(socket: int, file: int, offset: int, count: int) -> tuple[int, bytes]:
+    """Return how much the socket took, and the next bytes where it takes nothing."""
     try:
-        return os.sendfile(socket, file, offset, count)
+        return os.sendfile(socket, file, offset, count), b""
     except BlockingIOError:
-        return None
+        return 0, os.pread(file, min(_REFUSED_BYTES, count), offset)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,7 +20,7 @@ from ociserver.refs import (
 from ociserver.registry import Pushed, RegistryWriter
 from ociserver.sessions import Body, Uploads
 from ociserver.upload import UploadSession, parse_chunk, received_range
-from ociserver.web.body import Pace, body_chunks, small_body
+from ociserver.web.body import Pace, RequestBody
 from ociserver.web.observe import Metrics
 
 log = logging.getLogger("lading.web")
@@ -85,16 +84,14 @@ class Push:
         return Response(status_code=204)
 
     def _body(self, request: Request) -> Body:
-        async def counted() -> AsyncIterator[bytes]:
-            async for chunk in body_chunks(request.receive, self._pace):
-                self._metrics.received.inc(len(chunk))
-                yield chunk
-
         return Body(
-            chunks=counted(),
+            into=self._incoming(request).into,
             length=_content_length(request),
             chunk=parse_chunk(request.headers.get("content-range")),
         )
+
+    def _incoming(self, request: Request) -> RequestBody:
+        return RequestBody(request.scope, self._pace, self._metrics.received.inc)
 
     # -- manifests and deletions
 
@@ -105,13 +102,9 @@ class Push:
         tags = [parse_tag(text) for text in request.query_params.getlist("tag")]
         if tags and not isinstance(reference, Digest):
             raise RequestInvalid("'tag' parameters go with a push by digest (end-7b)")
-        body = await small_body(
-            request.receive,
-            self._pace,
-            declared=_content_length(request),
-            limit=self._manifest_bytes,
+        body = await self._incoming(request).whole(
+            declared=_content_length(request), limit=self._manifest_bytes
         )
-        self._metrics.received.inc(len(body))
         pushed = await self._writer.put_manifest(
             name, reference, body, request.headers.get("content-type"), tags
         )

@@ -5,6 +5,7 @@ the same store once more, as another worker process would.
 from __future__ import annotations
 
 import asyncio
+import mmap
 from collections.abc import Awaitable, Callable
 from random import Random
 from typing import TypeVar
@@ -31,7 +32,7 @@ def told(story: Callable[[], Awaitable[T]]) -> T:
 
 async def written(store: BlobStore, body: bytes, key: str = KEY) -> None:
     async with store.writer(key) as writer:
-        await writer.write(0, [body])
+        await writer.write(0, body)
         await writer.sync(len(body))
 
 
@@ -55,31 +56,54 @@ class BlobStoreContract:
 
         told(story)
 
-    def test_chunks_follow_each_other_from_the_offset(self, make: Make) -> None:
+    def test_pieces_follow_each_other_from_the_offset(self, make: Make) -> None:
         async def story() -> None:
             store = make()
             async with store.writer(KEY) as writer:
-                await writer.write(0, [b"ab", b"", b"cd"])
-                await writer.write(4, [])
-                await writer.write(4, [b""])
-                await writer.write(4, [b"ef"])
-                await writer.write(1, [b"B", b"C"])
+                await writer.write(0, b"abcd")
+                await writer.write(4, b"")
+                await writer.write(4, b"ef")
+                await writer.write(1, b"BC")
                 await writer.sync(6)
             assert await content(store) == b"aBCdef"
 
         told(story)
 
-    def test_thousands_of_small_chunks_are_written_in_order(self, make: Make) -> None:
-        random = Random(7)
-        chunks = [random.randbytes(random.randrange(40)) for _ in range(5000)]
+    def test_memory_is_the_caller_s_again_once_it_is_written(self, make: Make) -> None:
+        async def story() -> None:
+            store = make()
+            memory = memoryview(mmap.mmap(-1, 2**20))
+            async with store.writer(KEY) as writer:
+                for number in range(4):
+                    memory[:] = bytes([number]) * len(memory)
+                    await writer.write(number * len(memory), memory)
+                await writer.write(4 * len(memory), memory[:5])
+                await writer.sync(4 * len(memory) + 5)
+            whole = b"".join(bytes([number]) * 2**20 for number in range(4)) + b"\3" * 5
+            assert await content(store) == whole
+
+        told(story)
+
+    @pytest.mark.parametrize("start", [0, 1, 4095, 4096, 2**20 - 1])
+    def test_pieces_of_any_size_and_place_are_written_whole(self, make: Make, start: int) -> None:
+        random = Random(start)
+        body = random.randbytes(6 * 2**20)
+        memory = memoryview(mmap.mmap(-1, 2**20))
 
         async def story() -> None:
             store = make()
+            await written(store, body[:start])
             async with store.writer(KEY) as writer:
-                await writer.write(0, [b"head"])
-                await writer.write(4, chunks)
-                await writer.sync(4 + sum(map(len, chunks)))
-            assert await content(store) == b"head" + b"".join(chunks)
+                offset = start
+                while offset < len(body):
+                    place = offset % len(memory)
+                    size = min(len(memory) - place, random.choice([1, 5000, 2**19, 2**20]))
+                    piece = memory[place : place + min(size, len(body) - offset)]
+                    piece[:] = body[offset : offset + len(piece)]
+                    await writer.write(offset, piece)
+                    offset += len(piece)
+                await writer.sync(len(body))
+            assert await content(store) == body
 
         told(story)
 
@@ -90,7 +114,7 @@ class BlobStoreContract:
             store = make()
             async with store.writer(KEY) as writer:
                 for index in range(6):
-                    await writer.write(index * len(batch), [batch[:1_000_000], batch[1_000_000:]])
+                    await writer.write(index * len(batch), batch)
                 await writer.sync(6 * len(batch))
             assert await content(store) == batch * 6
 
@@ -101,7 +125,7 @@ class BlobStoreContract:
             await written(make(), b"first,")
             store = make()
             async with store.writer(KEY) as writer:
-                await writer.write(6, [b"second"])
+                await writer.write(6, b"second")
                 await writer.sync(12)
             assert await content(store) == b"first,second"
 
@@ -112,7 +136,7 @@ class BlobStoreContract:
         async def story() -> None:
             store = make()
             async with store.writer(KEY) as writer:
-                await writer.write(0, [b"cargo and more"])
+                await writer.write(0, b"cargo and more")
                 await writer.sync(size)
             assert await content(store) == b"cargo"[:size]
 
@@ -122,11 +146,48 @@ class BlobStoreContract:
         async def story() -> None:
             store = make()
             async with store.writer(KEY) as writer:
-                await writer.write(0, [b"cargo"])
+                await writer.write(0, b"cargo")
                 with pytest.raises(UploadUnknown):
                     await writer.sync(6)
                 await writer.sync(5)
             assert await content(store) == b"cargo"
+
+        told(story)
+
+    def test_a_small_object_is_put_whole_and_held_until_its_request_is_done(
+        self, make: Make
+    ) -> None:
+        async def story() -> None:
+            first, second = make(), make()
+            async with first.put(KEY, b"cargo") as fresh:
+                assert fresh
+                assert await content(second) == b"cargo"
+                with pytest.raises(UploadBusy):
+                    async with second.writer(KEY):
+                        pass
+                with pytest.raises(UploadBusy):
+                    async with second.put(KEY, b"other"):
+                        pass
+            async with second.writer(KEY) as writer:
+                await writer.write(5, memoryview(bytearray(b" more")))
+                await writer.sync(10)
+            assert await content(first) == b"cargo more"
+
+        told(story)
+
+    def test_nothing_is_put_over_bytes_that_are_there(self, make: Make) -> None:
+        async def story() -> None:
+            store = make()
+            await written(store, b"cargo")
+            async with store.put(KEY, b"other cargo") as fresh:
+                assert not fresh
+            async with store.writer(KEY):
+                pass
+            assert await content(store) == b"cargo"
+            for size in (0, 70_000):
+                async with store.put(OTHER, bytes(size)) as fresh:
+                    assert fresh
+            assert await content(store, OTHER) == bytes(70_000)
 
         told(story)
 
@@ -143,7 +204,7 @@ class BlobStoreContract:
         async def story() -> None:
             first, second = make(), make()
             async with first.writer(KEY) as writer:
-                await writer.write(0, [b"first"])
+                await writer.write(0, b"first")
                 for store in (first, second):
                     with pytest.raises(UploadBusy):
                         async with store.writer(KEY):

@@ -25,7 +25,7 @@ from ociserver.storage.files import FileBlobs
 
 async def hold():
     async with FileBlobs(Path(sys.argv[1])).writer(sys.argv[2]) as writer:
-        await writer.write(0, [b"theirs"])
+        await writer.write(0, b"theirs")
         await writer.sync(6)
         print("held", flush=True)
         sys.stdin.read()
@@ -83,7 +83,7 @@ class TestFiles(BlobStoreContract):
 
         async def free() -> None:
             async with store.writer(KEY) as writer:
-                await writer.write(6, [b" and ours"])
+                await writer.write(6, b" and ours")
                 await writer.sync(15)
             assert await content(store) == b"theirs and ours"
 
