@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -78,14 +79,60 @@ _session = select(
     upload.c.hash_state,
 )
 
+# What a push runs is built once: for a small one, building it would cost more than running it.
+_known_repository = select(repository.c.id).where(repository.c.name == bindparam("repository"))
+_one_session = _session.where(
+    upload.c.id == bindparam("upload"), upload.c.repository == bindparam("repository")
+)
+_new_session, _new_edge = insert(upload), insert(manifest_child)
+_advanced = update(upload).where(upload.c.id == bindparam("upload"))
+_ended = delete(upload).where(upload.c.id == bindparam("upload"))
+_ended_if_idle = _ended.where(upload.c.touched_at < bindparam("idle_since"))
+_held = (
+    select(blob.c.id, blob.c.key)
+    .distinct()
+    .join(blob_digest, blob_digest.c.blob_id == blob.c.id)
+    .where(blob_digest.c.digest.in_(bindparam("names", expanding=True)))
+)
+_new_blob = insert(blob).returning(blob.c.id, blob.c.key)
+_held_blobs = (
+    select(blob_digest.c.digest)
+    .join(repository_blob, repository_blob.c.blob_id == blob_digest.c.blob_id)
+    .where(
+        repository_blob.c.repository_id == _repository_id,
+        blob_digest.c.digest.in_(bindparam("names", expanding=True)),
+    )
+)
+_held_manifests = select(manifest.c.digest).where(
+    manifest.c.repository_id == _repository_id,
+    manifest.c.digest.in_(bindparam("names", expanding=True)),
+)
+
+
+class _Inserts:
+    """The statements with ON CONFLICT, which each dialect spells in a class of its own."""
+
+    def __init__(self, dialect: str) -> None:
+        made = {"sqlite": sqlite, "postgresql": postgresql}[dialect].insert
+        tables = (repository, manifest, blob_digest, repository_blob, discarded)
+        self.new = {table: made(table).on_conflict_do_nothing() for table in tables}
+        moved = made(tag)
+        self.moved_tag = moved.on_conflict_do_update(
+            index_elements=[tag.c.repository_id, tag.c.name],
+            set_={"digest": moved.excluded.digest, "updated_at": moved.excluded.updated_at},
+        )
+
+
+_inserts = cache(_Inserts)
+
 
 class SqlCatalogTx:
     """`ports.CatalogTx` over one connection inside one transaction."""
 
     def __init__(self, connection: Connection) -> None:
         self._db = connection
-        dialect = {"sqlite": sqlite, "postgresql": postgresql}[connection.dialect.name]
-        self._insert = dialect.insert
+        self._inserts = _inserts(connection.dialect.name)
+        self._repository_ids: dict[RepositoryName, int] = {}
 
     # -- manifests, edges, tags
 
@@ -122,7 +169,7 @@ class SqlCatalogTx:
             for child in {*view.blobs, *view.manifests}
         ]
         if edges:
-            self._db.execute(insert(manifest_child), edges)
+            self._db.execute(_new_edge, edges)
         return None
 
     def _refuse_other_type(self, repository_id: int, stored: StoredManifest) -> None:
@@ -197,15 +244,14 @@ class SqlCatalogTx:
         return min(len(rows), page.limit)
 
     def move_tag(self, repository: RepositoryName, name: Tag, digest: Digest) -> None:
-        now = time.time()
-        statement = self._insert(tag).values(
-            repository_id=self._repository_id(repository), name=name, digest=digest, updated_at=now
-        )
         self._db.execute(
-            statement.on_conflict_do_update(
-                index_elements=[tag.c.repository_id, tag.c.name],
-                set_={"digest": statement.excluded.digest, "updated_at": now},
-            )
+            self._inserts.moved_tag,
+            {
+                "repository_id": self._repository_id(repository),
+                "name": name,
+                "digest": digest,
+                "updated_at": time.time(),
+            },
         )
 
     def delete_tag(self, repository: RepositoryName, name: Tag) -> bool:
@@ -239,8 +285,7 @@ class SqlCatalogTx:
         return self._db.execute(names).scalars().all()
 
     def repository_exists(self, name: RepositoryName) -> bool:
-        found = select(repository.c.id).where(repository.c.name == bindparam("repository"))
-        return self._db.execute(found, {"repository": name}).one_or_none() is not None
+        return self._db.execute(_known_repository, {"repository": name}).first() is not None
 
     # -- blobs
 
@@ -301,24 +346,12 @@ class SqlCatalogTx:
         return Digest(found) if found else None
 
     def missing(self, repository: RepositoryName, view: Manifest) -> Sequence[Digest]:
-        blobs = (
-            select(blob_digest.c.digest)
-            .join(repository_blob, repository_blob.c.blob_id == blob_digest.c.blob_id)
-            .where(repository_blob.c.repository_id == _repository_id)
-        )
-        manifests = select(manifest.c.digest).where(manifest.c.repository_id == _repository_id)
         absent: list[Digest] = []
-        for named, held, column in (
-            (view.blobs, blobs, blob_digest.c.digest),
-            (view.manifests, manifests, manifest.c.digest),
-        ):
+        for named, held in ((view.blobs, _held_blobs), (view.manifests, _held_manifests)):
             for start in range(0, len(named), _BATCH):
                 batch = named[start : start + _BATCH]
-                present = set(
-                    self._db.execute(held.where(column.in_(batch)), {"repository": repository})
-                    .scalars()
-                    .all()
-                )
+                found = self._db.execute(held, {"repository": repository, "names": batch})
+                present = set(found.scalars())
                 absent += [digest for digest in batch if digest not in present]
                 if len(absent) >= _MISSING_NAMED:
                     return absent[:_MISSING_NAMED]
@@ -328,7 +361,7 @@ class SqlCatalogTx:
 
     def begin_upload(self, session: UploadSession, now: float) -> None:
         self._db.execute(
-            insert(upload),
+            _new_session,
             {
                 "id": session.id,
                 "repository": session.repository,
@@ -341,16 +374,13 @@ class SqlCatalogTx:
 
     def upload(self, repository: RepositoryName, upload_id: str) -> UploadSession | None:
         row = self._db.execute(
-            _session.where(
-                upload.c.id == bindparam("upload"), upload.c.repository == bindparam("repository")
-            ),
-            {"upload": upload_id, "repository": repository},
+            _one_session, {"upload": upload_id, "repository": repository}
         ).one_or_none()
         return _as_session(row) if row else None
 
     def advance_upload(self, session: UploadSession, now: float) -> bool:
         moved = self._db.execute(
-            update(upload).where(upload.c.id == bindparam("upload")),
+            _advanced,
             {
                 "upload": session.id,
                 "offset": session.offset,
@@ -366,18 +396,12 @@ class SqlCatalogTx:
         if not self._end(session):
             return None
         names = list(digests)
-        held = self._db.execute(
-            select(blob.c.id, blob.c.key)
-            .distinct()
-            .join(blob_digest, blob_digest.c.blob_id == blob.c.id)
-            .where(blob_digest.c.digest.in_(names))
-        ).all()
+        held = self._db.execute(_held, {"names": names}).all()
         if held:
             self._discard(session.id, now)
         else:
-            created = insert(blob).returning(blob.c.id, blob.c.key)
             values = {"key": session.id, "size": session.offset, "created_at": now}
-            held = self._db.execute(created, values).all()
+            held = self._db.execute(_new_blob, values).all()
         for name in names:
             self._insert_new(blob_digest, {"digest": name, "blob_id": held[0].id})
         # Held twice where each was pushed under an algorithm of its own: either name must work.
@@ -410,12 +434,15 @@ class SqlCatalogTx:
     # -- shared by the above
 
     def _repository_id(self, name: RepositoryName) -> int:
-        known = select(repository.c.id).where(repository.c.name == bindparam("repository"))
-        found = self._db.execute(known, {"repository": name}).scalar_one_or_none()
-        if found is None:
-            self._insert_new(repository, {"name": name})
-            found = self._db.execute(known, {"repository": name}).scalar_one()
-        return int(found)
+        known = self._repository_ids.get(name)
+        if known is None:
+            where = {"repository": name}
+            known = self._db.execute(_known_repository, where).scalar_one_or_none()
+            if known is None:
+                self._insert_new(repository, {"name": name})
+                known = self._db.execute(_known_repository, where).scalar_one()
+            self._repository_ids[name] = known
+        return known
 
     def _link(self, repository: RepositoryName, blob_id: int) -> None:
         self._insert_new(
@@ -424,18 +451,16 @@ class SqlCatalogTx:
         )
 
     def _end(self, session: UploadSession, idle_since: float | None = None) -> bool:
-        ending = delete(upload).where(upload.c.id == bindparam("upload"))
-        if idle_since is not None:
-            ending = ending.where(upload.c.touched_at < idle_since)
-        return self._db.execute(ending, {"upload": session.id}).rowcount > 0
+        statement = _ended if idle_since is None else _ended_if_idle
+        values = {"upload": session.id, "idle_since": idle_since}
+        return self._db.execute(statement, values).rowcount > 0
 
     def _discard(self, key: str, now: float) -> None:
         self._insert_new(discarded, {"key": key, "since": now})
 
     def _insert_new(self, table: Table, values: dict[str, Any]) -> bool:
         """Insert unless a row with the same key is there; tell whether it was inserted."""
-        statement = self._insert(table).on_conflict_do_nothing()
-        return self._db.execute(statement, values).rowcount > 0
+        return self._db.execute(self._inserts.new[table], values).rowcount > 0
 
 
 def _as_session(row: Row[*tuple[Any, ...]]) -> UploadSession:
