@@ -21,6 +21,7 @@ from tests.wire.build import (
     rows,
     unique_image,
 )
+from tests.wire.raw import Connection, request
 
 _DISK = 12 * MIB
 
@@ -145,6 +146,19 @@ def test_an_upload_goes_on_once_there_is_room(small: Served) -> None:
         assert client.patch(location, content=body[MIB:], headers=rest).status_code == 202
         assert client.put(location, params={"digest": digest_of(body)}).status_code == 201
         assert client.get(f"/v2/full/blobs/{digest_of(body)}").content == body
+
+
+def test_the_connection_goes_on_behind_a_body_that_did_not_fit(small: Served) -> None:
+    with small.client() as client, Connection(small) as connection:
+        location, body = begin(client, "full"), noise(8 * MIB)
+        filler = fill(small, 3 * MIB)
+        connection.send(request("PATCH", location, f"Content-Length: {len(body)}") + body)
+        refused = connection.answer()
+        assert_refused(refused, 507, "DENIED")
+        assert connection.ask(request("GET", "/v2/")).status_code == 200
+        filler.unlink()
+        assert client.put(location, params={"digest": digest_of(b"")}).status_code == 201
+        assert_consistent(small)
 
 
 def test_with_no_byte_left_everything_is_refused_and_readable(small: Served) -> None:
