@@ -10,14 +10,18 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.routing import Router
 
 from ociserver.fresh import FreshCache
+from ociserver.ports import Catalog
 from ociserver.registry import RegistryReader, RegistryWriter
 from ociserver.sessions import Uploads
 from ociserver.settings import Settings
+from ociserver.storage import postgres
 from ociserver.storage.files import FileBlobs
+from ociserver.storage.postgres import PostgresCatalog
 from ociserver.storage.sqlite import SqliteCatalog, prepare_catalog
 from ociserver.web.body import Pace
 from ociserver.web.front import FrontDoor, every
@@ -30,6 +34,8 @@ from ociserver.web.service import Service
 
 log = logging.getLogger("lading")
 
+_POSTGRES = "postgresql://"
+_LOCAL = ("sqlite", "file")
 _SWEEP_SECONDS = 60.0
 _OVERDUE_SECONDS = 2.0
 
@@ -37,8 +43,8 @@ _OVERDUE_SECONDS = 2.0
 def create_app(settings: Settings) -> FrontDoor:
     """Return the registry as an ASGI application. Raises Unavailable where a store is not there."""
     configure_logging(settings.log_level)
-    catalog = SqliteCatalog(location(settings.catalog))
-    blobs = FileBlobs(location(settings.blobs))
+    catalog = _catalog(settings.catalog)
+    blobs = FileBlobs(path_of(settings.blobs))
     uploads = Uploads(catalog, blobs)
     reader = RegistryReader(catalog, blobs, cache_bytes=settings.cache // 4)
     answers: FreshCache[bytes, ManifestAnswer] = FreshCache(
@@ -85,15 +91,41 @@ def create_app(settings: Settings) -> FrontDoor:
 def prepare_stores(settings: Settings) -> None:
     """Make the stores, or check that they are ours, once and before any worker starts.
 
+    The embedded catalog is brought to this release's schema here; a shared one is only checked.
     Raises Unavailable.
     """
-    prepare_catalog(location(settings.catalog))
-    FileBlobs(location(settings.blobs)).close()
+    if settings.catalog.startswith(_POSTGRES):
+        asyncio.run(postgres.check(settings.catalog))
+    else:
+        prepare_catalog(path_of(settings.catalog))
+    FileBlobs(path_of(settings.blobs)).close()
 
 
-def location(url: str) -> Path:
+def migrate_catalog(url: str) -> None:
+    """Bring the catalog's schema to this release. Raises Unavailable."""
+    if url.startswith(_POSTGRES):
+        asyncio.run(postgres.migrate(url))
+    else:
+        prepare_catalog(path_of(url))
+
+
+def place(url: str) -> str:
+    """Return where a store lies, in words that may be shown: an absolute path, or no password."""
+    parts = urlsplit(url)
+    if parts.scheme in _LOCAL:
+        return str(path_of(url).absolute())
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+
+
+def path_of(url: str) -> Path:
     """Return the path of a `scheme:///PATH`; `settings.py` has checked its form."""
     return Path(url.partition(":///")[2])
+
+
+def _catalog(url: str) -> Catalog:
+    if url.startswith(_POSTGRES):
+        return PostgresCatalog(url)
+    return SqliteCatalog(path_of(url))
 
 
 def _sweeper(uploads: Uploads, metrics: Metrics, settings: Settings) -> Callable[[], Any]:

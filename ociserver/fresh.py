@@ -2,64 +2,98 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
+
+from ociserver.errors import LadingError, Unavailable
+from ociserver.refs import RepositoryName
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 # What an entry weighs beside its bytes: key, record, rendered headers, dictionary slot (CPython).
 _ENTRY_BYTES = 2048
+# Should the news of a change ever be lost, nothing outdated is served for longer than this.
+_TTL_SECONDS = 60.0
+
+
+class _Entry(NamedTuple, Generic[V]):
+    value: V
+    weight: int
+    repository: RepositoryName
+    generation: int
+    until: float
 
 
 class FreshCache(Generic[K, V]):
-    """Values that hold for as long as no worker has changed the catalog.
+    """Values that hold for as long as nobody has changed what they were read from.
 
-    `generation` is asked on every look-up, so what one worker acknowledged no other can miss.
-    Bounded by `capacity` bytes; the least recently used entry goes first.
+    `generation` (`ports.Catalog`) is asked on every look-up, so what it tells of no one misses.
+    What no longer holds stays for `stale`, until its room is wanted: bounded by `capacity` bytes,
+    the least recently used entry goes first.
     """
 
-    def __init__(self, generation: Callable[[], int], capacity: int) -> None:
+    def __init__(self, generation: Callable[[RepositoryName], int], capacity: int) -> None:
         self._generation = generation
         self._capacity = capacity
-        self._entries: OrderedDict[K, tuple[V, int]] = OrderedDict()
-        self._seen = -1
+        self._entries: OrderedDict[K, _Entry[V]] = OrderedDict()
         self._bytes = 0
 
     def get(self, key: K) -> V | None:
         """Return the value if it still holds."""
-        generation = self._generation()
-        if generation != self._seen:
-            self._entries.clear()
-            self._bytes = 0
-            self._seen = generation
-            return None
         entry = self._entries.get(key)
-        if entry is None:
+        if (
+            entry is None
+            or entry.generation != self._generation(entry.repository)
+            or entry.until < time.monotonic()
+        ):
             return None
         self._entries.move_to_end(key)
-        return entry[0]
+        return entry.value
+
+    def stale(self, key: K) -> V | None:
+        """Return what was last read, though it may hold no longer: for when nothing can be read."""
+        entry = self._entries.get(key)
+        return entry.value if entry else None
 
     async def get_or_read(
-        self, key: K, read: Callable[[], Awaitable[V]], size: Callable[[V], int]
+        self,
+        key: K,
+        repository: RepositoryName,
+        read: Callable[[], Awaitable[V]],
+        size: Callable[[V], int],
     ) -> V:
-        """Return the kept value, else read it and keep it; what `read` raises is not kept."""
+        """Return the kept value, else read it and keep it.
+
+        What `read` raises is raised. Unless it is an outage, it proves that what was kept is gone.
+        """
         kept = self.get(key)
         if kept is not None:
             return kept
-        seen = self._seen
-        value = await read()
-        # The catalog moved on while we read: what we hold may be older than what is kept now.
-        if self._seen == seen:
-            self._keep(key, value, size(value) + _ENTRY_BYTES)
+        seen = self._generation(repository)
+        try:
+            value = await read()
+        except Unavailable:
+            raise
+        except LadingError:
+            self._drop(key)
+            raise
+        # Changed while we read: what we hold may be older than what is kept now.
+        if self._generation(repository) == seen:
+            until = time.monotonic() + _TTL_SECONDS
+            self._keep(key, _Entry(value, size(value) + _ENTRY_BYTES, repository, seen, until))
         return value
 
-    def _keep(self, key: K, value: V, weight: int) -> None:
-        if key in self._entries:
-            self._bytes -= self._entries[key][1]
-        self._entries[key] = (value, weight)
-        self._entries.move_to_end(key)
-        self._bytes += weight
+    def _keep(self, key: K, entry: _Entry[V]) -> None:
+        self._drop(key)
+        self._entries[key] = entry
+        self._bytes += entry.weight
         while self._bytes > self._capacity:
-            self._bytes -= self._entries.popitem(last=False)[1][1]
+            self._bytes -= self._entries.popitem(last=False)[1].weight
+
+    def _drop(self, key: K) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._bytes -= entry.weight

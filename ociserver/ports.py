@@ -154,7 +154,10 @@ class Catalog(Protocol):
     """The small, strongly consistent store. `read` and `write` take one plain function each."""
 
     async def read(self, work: Callable[[CatalogTx], T]) -> T:
-        """Run `work` on one snapshot that holds every write acknowledged before the call."""
+        """Run `work` on one snapshot that holds every write acknowledged before the call.
+
+        Raises Unavailable.
+        """
 
     async def write(self, work: Callable[[CatalogTx], T]) -> T:
         """Run `work` alone; when this returns, what it did survives a power cut.
@@ -163,10 +166,12 @@ class Catalog(Protocol):
         raises undoes it, and only it, and is raised here. Raises StorageFull, Unavailable.
         """
 
-    def generation(self) -> int:
-        """Return a number that differs once any worker's write was acknowledged since.
+    def generation(self, repository: RepositoryName) -> int:
+        """Return a number that differs once something a reader may hold was moved or taken away.
 
-        Cheap (microseconds, no wait): it is asked for on every cached read.
+        At once where this worker acknowledged it, within 100 ms where another did (SQLite: at
+        once). While nobody can tell, it differs each time. Cheap (microseconds, no wait): it is
+        asked for on every cached read.
         """
 
     async def aclose(self) -> None:

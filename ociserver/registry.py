@@ -66,7 +66,14 @@ class RegistryReader:
                 raise BlobUnknown(f"{repository} has no blob {digest}")
             return found
 
-        return await self._links.get_or_read((repository, digest), read, lambda _: 0)
+        link = (repository, digest)
+        try:
+            return await self._links.get_or_read(link, repository, read, lambda _: 0)
+        except Unavailable:
+            # The bytes behind a digest never change: an outage of the catalog need not stop a pull.
+            if (held := self._links.stale(link)) is None:
+                raise
+            return held
 
     async def open_blob(self, stored: StoredBlob) -> BlobReader:
         """Open the bytes, to be closed by the caller. Raises Unavailable where they are damaged."""

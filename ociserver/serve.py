@@ -17,7 +17,7 @@ from pathlib import Path
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
-from ociserver.app import create_app, location, prepare_stores
+from ociserver.app import create_app, place, prepare_stores
 from ociserver.errors import LadingError
 from ociserver.settings import SettingInvalid, Settings, load
 from ociserver.web.protocol import LadingProtocol
@@ -81,8 +81,8 @@ def _greet(settings: Settings, listener: socket.socket) -> None:
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     sys.stdout.write(
         f"Lading listens on http://{address}\n"
-        f"  catalog  {location(settings.catalog).absolute()}\n"
-        f"  blobs    {location(settings.blobs).absolute()}\n"
+        f"  catalog  {place(settings.catalog)}\n"
+        f"  blobs    {place(settings.blobs)}\n"
         "Try, in another terminal:\n"
         f"  oras push --plain-http {address}/demo/model:v1 ./my-model\n"
         f"  oras repo tags --plain-http {address}/demo/model\n"

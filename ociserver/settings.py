@@ -71,13 +71,13 @@ def _choice(*choices: str) -> Form:
     return Form(" or ".join(choices), parse)
 
 
-def _url(scheme: str) -> Form:
+def _url(name: str, *patterns: str) -> Form:
     def parse(text: str) -> str:
-        if not text.startswith(f"{scheme}:///") or len(text) == len(scheme) + 4:
+        if not any(re.fullmatch(pattern, text) for pattern in patterns):
             raise ValueError(text)
         return text
 
-    return Form(f"{scheme}:///PATH (a fourth slash makes the path absolute)", parse)
+    return Form(name, parse)
 
 
 def _host(text: str) -> str:
@@ -86,6 +86,12 @@ def _host(text: str) -> str:
     return text
 
 
+CATALOG = _url(
+    "sqlite:///PATH (a fourth slash makes the path absolute) or postgresql://USER@HOST/DATABASE",
+    r"sqlite:///.+",
+    r"postgresql://.+",
+)
+BLOBS = _url("file:///PATH (a fourth slash makes the path absolute)", r"file:///.+")
 SIZE = Form("a size: bytes, or with KiB, MiB or GiB", _size)
 SECONDS = Form("a time: seconds, or with ms, s, m, h or d", _seconds)
 
@@ -101,8 +107,8 @@ class Settings:
     host: str = _setting("127.0.0.1", Form("an address", _host), "address to listen on")
     port: int = _setting(5000, _number(0, 65535), "port to listen on; 0 takes a free one")
     workers: int = _setting(1, _number(1, 256), "processes that serve")
-    catalog: str = _setting("sqlite:///data/catalog.db", _url("sqlite"), "where the catalog lies")
-    blobs: str = _setting("file:///data/blobs", _url("file"), "where blobs lie")
+    catalog: str = _setting("sqlite:///data/catalog.db", CATALOG, "where the catalog lies")
+    blobs: str = _setting("file:///data/blobs", BLOBS, "where blobs lie")
     sparse: str = _setting(
         "accept",
         _choice("accept", "refuse"),

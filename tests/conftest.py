@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from tests.postgres import PostgresServer
 from tests.serving import Served
 
 
@@ -20,3 +21,12 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def client(registry: Served) -> Iterator[httpx.Client]:
     with registry.client() as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One server; each test takes a database of its own."""
+    server = PostgresServer()
+    server.start()
+    yield server
+    server.remove()

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ociserver.errors import ManifestUnknown, Unavailable
 from ociserver.fresh import FreshCache
+from ociserver.refs import RepositoryName, parse_name
 
 quick = settings(derandomize=True, deadline=None, max_examples=100)
 KIB = 1024
+HERE, ELSEWHERE = parse_name("here"), parse_name("elsewhere")
 
 
 class Catalog:
@@ -23,8 +28,8 @@ class Catalog:
         self.value = "first"
         self.reads = 0
 
-    def generation(self) -> int:
-        return self.changes
+    def generation(self, repository: RepositoryName) -> int:
+        return self.changes if repository == HERE else 0
 
     def change(self, value: str) -> None:
         self.value = value
@@ -44,7 +49,7 @@ def test_a_kept_value_is_not_read_again() -> None:
         catalog = Catalog()
         cache: FreshCache[str, str] = FreshCache(catalog.generation, 64 * KIB)
         for _ in range(3):
-            assert await cache.get_or_read("key", catalog.read, no_bytes) == "first"
+            assert await cache.get_or_read("key", HERE, catalog.read, no_bytes) == "first"
         assert cache.get("key") == "first"
         assert catalog.reads == 1
 
@@ -55,12 +60,59 @@ def test_a_change_by_any_worker_drops_every_value() -> None:
     async def story() -> None:
         catalog = Catalog()
         cache: FreshCache[str, str] = FreshCache(catalog.generation, 64 * KIB)
-        await cache.get_or_read("one", catalog.read, no_bytes)
-        await cache.get_or_read("two", catalog.read, no_bytes)
+        await cache.get_or_read("one", HERE, catalog.read, no_bytes)
+        await cache.get_or_read("two", HERE, catalog.read, no_bytes)
         catalog.change("second")
         assert cache.get("one") is None
         assert cache.get("two") is None
-        assert await cache.get_or_read("one", catalog.read, no_bytes) == "second"
+        assert await cache.get_or_read("one", HERE, catalog.read, no_bytes) == "second"
+
+    asyncio.run(story())
+
+
+def test_a_change_elsewhere_drops_nothing_here() -> None:
+    async def story() -> None:
+        catalog = Catalog()
+        cache: FreshCache[str, str] = FreshCache(catalog.generation, 64 * KIB)
+        await cache.get_or_read("here", HERE, catalog.read, no_bytes)
+        await cache.get_or_read("there", ELSEWHERE, catalog.read, no_bytes)
+        catalog.change("second")
+        assert (cache.get("here"), cache.get("there")) == (None, "first")
+
+    asyncio.run(story())
+
+
+def test_in_an_outage_what_was_last_read_can_be_had_unless_it_is_known_to_be_gone() -> None:
+    async def story() -> None:
+        catalog = Catalog()
+        cache: FreshCache[str, str] = FreshCache(catalog.generation, 64 * KIB)
+        assert cache.stale("key") is None
+        await cache.get_or_read("key", HERE, catalog.read, no_bytes)
+        catalog.change("second")
+
+        async def failing(error: Exception) -> str:
+            raise error
+
+        for error, held in ((Unavailable("out of reach"), "first"), (ManifestUnknown("no"), None)):
+            with pytest.raises(type(error)):
+                await cache.get_or_read("key", HERE, partial(failing, error), no_bytes)
+            assert cache.stale("key") == held
+
+    asyncio.run(story())
+
+
+def test_nothing_is_kept_for_longer_than_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        catalog = Catalog()
+        cache: FreshCache[str, str] = FreshCache(catalog.generation, 64 * KIB)
+        await cache.get_or_read("key", HERE, catalog.read, no_bytes)
+        now = time.monotonic()
+        monkeypatch.setattr("ociserver.fresh.time.monotonic", lambda: now + 59)
+        assert cache.get("key") == "first"
+        monkeypatch.setattr("ociserver.fresh.time.monotonic", lambda: now + 61)
+        assert cache.get("key") is None
+        assert await cache.get_or_read("key", HERE, catalog.read, no_bytes) == "first"
+        assert catalog.reads == 2
 
     asyncio.run(story())
 
@@ -70,7 +122,7 @@ def test_a_generation_that_went_backwards_is_a_change_too() -> None:
         catalog = Catalog()
         catalog.changes = 7
         cache: FreshCache[str, str] = FreshCache(catalog.generation, 64 * KIB)
-        await cache.get_or_read("key", catalog.read, no_bytes)
+        await cache.get_or_read("key", HERE, catalog.read, no_bytes)
         catalog.changes = 3
         assert cache.get("key") is None
 
@@ -90,9 +142,9 @@ def test_a_value_read_before_a_change_is_returned_but_not_kept(noticed: bool) ->
                 assert cache.get("other") is None
             return value
 
-        assert await cache.get_or_read("key", overtaken, no_bytes) == "first"
+        assert await cache.get_or_read("key", HERE, overtaken, no_bytes) == "first"
         assert cache.get("key") is None
-        assert await cache.get_or_read("key", catalog.read, no_bytes) == "second"
+        assert await cache.get_or_read("key", HERE, catalog.read, no_bytes) == "second"
 
     asyncio.run(story())
 
@@ -109,10 +161,10 @@ def test_an_overtaken_read_does_not_replace_what_was_read_after_the_change() -> 
             await go_on.wait()
             return value
 
-        late = asyncio.create_task(cache.get_or_read("key", slow, no_bytes))
+        late = asyncio.create_task(cache.get_or_read("key", HERE, slow, no_bytes))
         await has_read.wait()
         catalog.change("second")
-        assert await cache.get_or_read("key", catalog.read, no_bytes) == "second"
+        assert await cache.get_or_read("key", HERE, catalog.read, no_bytes) == "second"
         go_on.set()
         assert await late == "first"
         assert cache.get("key") == "second"
@@ -129,14 +181,14 @@ def test_what_a_read_raises_is_raised_and_not_kept() -> None:
             raise LookupError("gone")
 
         with pytest.raises(LookupError):
-            await cache.get_or_read("key", failing, no_bytes)
-        assert await cache.get_or_read("key", catalog.read, no_bytes) == "first"
+            await cache.get_or_read("key", HERE, failing, no_bytes)
+        assert await cache.get_or_read("key", HERE, catalog.read, no_bytes) == "first"
 
     asyncio.run(story())
 
 
 async def filled(capacity: int, sizes: list[int]) -> FreshCache[int, bytes]:
-    cache: FreshCache[int, bytes] = FreshCache(lambda: 1, capacity)
+    cache: FreshCache[int, bytes] = FreshCache(lambda _: 1, capacity)
 
     def reader(size: int) -> Callable[[], Awaitable[bytes]]:
         async def read() -> bytes:
@@ -145,7 +197,7 @@ async def filled(capacity: int, sizes: list[int]) -> FreshCache[int, bytes]:
         return read
 
     for key, size in enumerate(sizes):
-        assert len(await cache.get_or_read(key, reader(size), len)) == size
+        assert len(await cache.get_or_read(key, HERE, reader(size), len)) == size
     return cache
 
 
@@ -170,7 +222,7 @@ def test_the_least_recently_used_entry_goes_first() -> None:
         async def read() -> bytes:
             return bytes(8 * KIB)
 
-        await cache.get_or_read(3, read, len)
+        await cache.get_or_read(3, HERE, read, len)
         assert [key for key in range(4) if cache.get(key) is not None] == [0, 2, 3]
 
     asyncio.run(story())
@@ -183,7 +235,7 @@ def test_room_is_free_again_after_a_change() -> None:
         for _ in range(50):
             catalog.change("next")
             for key in range(3):
-                await cache.get_or_read(key, catalog.read, len)
+                await cache.get_or_read(key, HERE, catalog.read, len)
             assert all(cache.get(key) == "next" for key in range(3))
 
     asyncio.run(story())
@@ -191,14 +243,14 @@ def test_room_is_free_again_after_a_change() -> None:
 
 def test_a_key_read_twice_at_once_is_counted_once() -> None:
     async def story() -> None:
-        cache: FreshCache[int, bytes] = FreshCache(lambda: 1, 16 * KIB)
+        cache: FreshCache[int, bytes] = FreshCache(lambda _: 1, 16 * KIB)
 
         async def read() -> bytes:
             await asyncio.sleep(0)
             return bytes(4 * KIB)
 
-        await asyncio.gather(*(cache.get_or_read(0, read, len) for _ in range(50)))
-        await cache.get_or_read(1, read, len)
+        await asyncio.gather(*(cache.get_or_read(0, HERE, read, len) for _ in range(50)))
+        await cache.get_or_read(1, HERE, read, len)
         assert cache.get(0) is not None
         assert cache.get(1) is not None
 

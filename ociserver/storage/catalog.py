@@ -85,6 +85,11 @@ _one_session = _session.where(
     upload.c.id == bindparam("upload"), upload.c.repository == bindparam("repository")
 )
 _new_session, _new_edge = insert(upload), insert(manifest_child)
+_moved_tag = (
+    update(tag)
+    .where(tag.c.repository_id == bindparam("in_repository"), tag.c.name == bindparam("moved"))
+    .values(digest=bindparam("to"), updated_at=bindparam("now"))
+)
 _advanced = update(upload).where(upload.c.id == bindparam("upload"))
 _ended = delete(upload).where(upload.c.id == bindparam("upload"))
 _ended_if_idle = _ended.where(upload.c.touched_at < bindparam("idle_since"))
@@ -114,13 +119,8 @@ class _Inserts:
 
     def __init__(self, dialect: str) -> None:
         made = {"sqlite": sqlite, "postgresql": postgresql}[dialect].insert
-        tables = (repository, manifest, blob_digest, repository_blob, discarded)
+        tables = (repository, manifest, tag, blob_digest, repository_blob, discarded)
         self.new = {table: made(table).on_conflict_do_nothing() for table in tables}
-        moved = made(tag)
-        self.moved_tag = moved.on_conflict_do_update(
-            index_elements=[tag.c.repository_id, tag.c.name],
-            set_={"digest": moved.excluded.digest, "updated_at": moved.excluded.updated_at},
-        )
 
 
 _inserts = cache(_Inserts)
@@ -133,6 +133,8 @@ class SqlCatalogTx:
         self._db = connection
         self._inserts = _inserts(connection.dialect.name)
         self._repository_ids: dict[RepositoryName, int] = {}
+        # Repositories from which something was taken, or where it moved: what caches must hear of.
+        self.changed: set[RepositoryName] = set()
 
     # -- manifests, edges, tags
 
@@ -185,6 +187,7 @@ class SqlCatalogTx:
             )
 
     def delete_manifest(self, repository: RepositoryName, digest: Digest) -> bool:
+        self.changed.add(repository)
         where = {"repository": repository, "digest": digest}
         for edges, column in ((tag, tag.c.digest), (manifest_child, manifest_child.c.parent)):
             self._db.execute(
@@ -244,17 +247,15 @@ class SqlCatalogTx:
         return min(len(rows), page.limit)
 
     def move_tag(self, repository: RepositoryName, name: Tag, digest: Digest) -> None:
-        self._db.execute(
-            self._inserts.moved_tag,
-            {
-                "repository_id": self._repository_id(repository),
-                "name": name,
-                "digest": digest,
-                "updated_at": time.time(),
-            },
-        )
+        repository_id, now = self._repository_id(repository), time.time()
+        values = {"repository_id": repository_id, "name": name, "digest": digest, "updated_at": now}
+        if not self._insert_new(tag, values):
+            where = {"in_repository": repository_id, "moved": name}
+            self._db.execute(_moved_tag, {**where, "to": digest, "now": now})
+            self.changed.add(repository)
 
     def delete_tag(self, repository: RepositoryName, name: Tag) -> bool:
+        self.changed.add(repository)
         removed = self._db.execute(
             delete(tag).where(
                 tag.c.repository_id == _repository_id, tag.c.name == bindparam("tag")
@@ -315,6 +316,7 @@ class SqlCatalogTx:
         return True
 
     def unlink_blob(self, repository: RepositoryName, digest: Digest) -> None:
+        self.changed.add(repository)
         blob_id = select(blob_digest.c.blob_id).where(blob_digest.c.digest == bindparam("digest"))
         self._db.execute(
             delete(repository_blob).where(

@@ -1,6 +1,7 @@
 """The catalog's tables: what bytes exist, who may see them, the graph over them, work in flight.
 
-One schema for SQLite and PostgreSQL. `docs/storage.md` tells how to rescue data with it by hand.
+One schema for SQLite and PostgreSQL; a change of it is a script in `migrations/versions`.
+`docs/storage.md` tells how to rescue data with it by hand.
 Names sort by byte on both databases: the spec wants tags in that order.
 """
 
@@ -20,9 +21,6 @@ from sqlalchemy import (
 )
 
 metadata = MetaData()
-
-# Raised by every change of a table; `lading serve` refuses a catalog of another version.
-SCHEMA_VERSION = 1
 
 
 def _text() -> String:

@@ -25,8 +25,9 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from ociserver.errors import LadingError, StorageFull, Unavailable
 from ociserver.ports import CatalogTx
+from ociserver.refs import RepositoryName
+from ociserver.storage import revisions
 from ociserver.storage.catalog import SqlCatalogTx
-from ociserver.storage.schema import SCHEMA_VERSION, metadata
 
 T = TypeVar("T")
 
@@ -68,7 +69,7 @@ class SqliteCatalog:
         self._queue.put(write)
         return await write.done  # type: ignore[no-any-return] # what `work` returns
 
-    def generation(self) -> int:
+    def generation(self, repository: RepositoryName) -> int:  # noqa: ARG002 - any change of the file
         try:
             return int(self._watch.execute("PRAGMA data_version").fetchone()[0])
         except sqlite3.Error as error:
@@ -173,7 +174,7 @@ def _tell(group: list[_Write]) -> None:
 
 
 def prepare_catalog(path: Path) -> None:
-    """Make the file and its tables, or check that they are of this release.
+    """Make the file and its tables, or bring them to this release.
 
     Any number of processes may do so at once. Raises Unavailable.
     """
@@ -185,14 +186,7 @@ def prepare_catalog(path: Path) -> None:
     engine = _engine(path, "BEGIN IMMEDIATE")
     try:
         with _translated(), _exclusively(lock), engine.begin() as db:
-            version = db.exec_driver_sql("PRAGMA user_version").scalar_one()
-            if version == 0:
-                metadata.create_all(db)
-                db.exec_driver_sql(f"PRAGMA user_version={SCHEMA_VERSION}")
-            elif version != SCHEMA_VERSION:
-                raise Unavailable(
-                    f"{path} has schema {version}; this release reads {SCHEMA_VERSION}"
-                )
+            revisions.upgrade(db)
     finally:
         engine.dispose()
         os.close(lock)

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ociserver.content import OCI_INDEX
-from ociserver.errors import ClientGone
+from ociserver.errors import ClientGone, Unavailable
 from ociserver.fresh import FreshCache
 from ociserver.ports import BlobReader, StoredBlob, StoredManifest
 from ociserver.refs import Digest, Reference, parse_name, parse_reference
@@ -37,6 +37,8 @@ _KERNEL_SENDS_ABOVE = 256 * 1024
 # What a digest names never changes; what a tag names is asked for again each time.
 _IMMUTABLE = (b"cache-control", b"max-age=31536000, immutable")
 _REVALIDATE = (b"cache-control", b"no-cache")
+# Spec, "Warnings": code 299, agent "-". Clients show it to a person.
+_STALE = (b"warning", b'299 - "stale: the catalog is out of reach, this may be outdated"')
 
 
 class Pull:
@@ -68,10 +70,18 @@ class Pull:
             return ManifestAnswer(await self._reader.manifest(name, reference), reference)
 
         target = request.scope["raw_path"]
-        answer = await self._answers.get_or_read(target, render, lambda found: len(found.body))
+        warning: Headers = []
+        try:
+            answer = await self._answers.get_or_read(
+                target, name, render, lambda found: len(found.body)
+            )
+        except Unavailable:
+            if (held := self._answers.stale(target)) is None:
+                raise
+            answer, warning = held, [_STALE]
         if is_unchanged(_if_none_match(request), answer.etag):
-            return _answer(304, answer.validators)
-        response = _answer(200, answer.headers)
+            return _answer(304, [*answer.validators, *warning])
+        response = _answer(200, [*answer.headers, *warning])
         response.body = answer.body
         return response
 

@@ -14,12 +14,13 @@ import pytest
 from ociserver.errors import Unavailable
 from ociserver.ports import Catalog, CatalogTx
 from ociserver.refs import parse_tag
-from ociserver.storage.schema import SCHEMA_VERSION
+from ociserver.storage.revisions import REVISION
 from ociserver.storage.sqlite import SqliteCatalog, prepare_catalog
-from tests.contracts.catalog import REPO, CatalogContract, Make, begun, digest, put, told
+from tests.contracts.catalog import REPO, Make, begun, digest, put, told
+from tests.contracts.catalog_sharing import SharedCatalogContract
 
 
-class TestSqlite(CatalogContract):
+class TestSqlite(SharedCatalogContract):
     @pytest.fixture
     def make(self, tmp_path: Path) -> Make:
         async def make() -> Catalog:
@@ -45,9 +46,9 @@ def push_tags(path: Path, worker: int) -> None:
     asyncio.run(main())
 
 
-def kept(path: Path) -> list[tuple[int]]:
+def kept(path: Path) -> list[tuple[str]]:
     with sqlite3.connect(path) as database:
-        found = database.execute("PRAGMA user_version").fetchall()
+        found = database.execute("SELECT version_num FROM alembic_version").fetchall()
     database.close()
     return found
 
@@ -71,19 +72,29 @@ def test_processes_that_make_the_catalog_and_write_at_once_lose_nothing(tmp_path
     assert told(make, story) == 75
 
 
-@pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, -1])
-def test_a_catalog_of_another_release_is_refused_and_left_alone(
-    tmp_path: Path, version: int
-) -> None:
+def test_a_catalog_of_a_newer_release_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "catalog.db"
     prepare_catalog(path)
-    assert kept(path) == [(SCHEMA_VERSION,)]
+    assert kept(path) == [(REVISION,)]
     with sqlite3.connect(path) as database:
-        database.execute(f"PRAGMA user_version={version}")
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
     database.close()
-    with pytest.raises(Unavailable, match=f"schema {version}; this release reads {SCHEMA_VERSION}"):
+    with pytest.raises(Unavailable, match=f"schema 9999, this release reads {REVISION}"):
         prepare_catalog(path)
-    assert kept(path) == [(version,)]
+    assert kept(path) == [("9999",)]
+
+
+def test_a_catalog_from_before_there_were_revisions_is_taken_up(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.db"
+    push_tags(path, 0)
+    with sqlite3.connect(path) as database:
+        database.execute("DROP TABLE alembic_version")
+    database.close()
+    prepare_catalog(path)
+    assert kept(path) == [(REVISION,)]
+    with sqlite3.connect(path) as database:
+        assert database.execute("SELECT count(*) FROM tag").fetchone() == (25,)
+    database.close()
 
 
 def test_preparing_twice_keeps_what_is_there(tmp_path: Path) -> None:
@@ -121,7 +132,7 @@ def test_a_closed_catalog_leaves_no_file_open_and_no_thread(tmp_path: Path) -> N
     async def story(catalog: Catalog) -> None:
         await catalog.write(lambda tx: put(tx, 1))
         await asyncio.gather(*(catalog.read(lambda tx: tx.tags(REPO, "", 9)) for _ in range(20)))
-        catalog.generation()
+        catalog.generation(REPO)
 
     told(make, story)
     open_files = []

@@ -1,0 +1,184 @@
+"""The production catalog: PostgreSQL, shared by replicas, through SQLAlchemy on asyncpg.
+
+Every write is SERIALIZABLE (PostgreSQL manual, 13.2.3), so it runs as if alone; one that lost
+against another is run again, and one that keeps losing takes its turn under a lock. What readers
+may have kept is told to every replica by NOTIFY, in the transaction that changes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
+
+import asyncpg
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from ociserver.errors import StorageFull, Unavailable
+from ociserver.ports import CatalogTx
+from ociserver.refs import RepositoryName
+from ociserver.storage import revisions
+from ociserver.storage.catalog import SqlCatalogTx
+from ociserver.storage.news import News
+
+T = TypeVar("T")
+
+_CONNECTIONS = 16
+_CONNECT_SECONDS = 5.0
+# A statement that takes longer waits for something that will not come.
+_STATEMENT_SECONDS = 30.0
+# Serialization failure and deadlock: the transaction did nothing and may be run again.
+_LOST = ("40001", "40P01")
+_DISK_FULL = "53100"
+_ATTEMPTS = 30
+# From this attempt on a write waits for the others that lost as often.
+_IN_TURN_FROM = 3
+_BACKOFF_SECONDS = 0.004
+_TURN = 0x1AD1_0001
+_MIGRATION = 0x1AD1_0002
+
+
+class PostgresCatalog:
+    """`ports.Catalog` in one PostgreSQL database. Made inside a running event loop."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._engine = create_async_engine(
+            "postgresql+asyncpg://",
+            async_creator=self._connect,
+            pool_size=_CONNECTIONS,
+            max_overflow=0,
+            pool_timeout=_STATEMENT_SECONDS,
+            isolation_level="SERIALIZABLE",
+        )
+        self._reading = self._engine.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+        self._news = News(self._connect)
+        self._closed = False
+        self._accepted: set[asyncio.Task[object]] = set()
+
+    async def read(self, work: Callable[[CatalogTx], T]) -> T:
+        async with _translated(), self._reading.connect() as db:
+            return await db.run_sync(lambda sync: work(SqlCatalogTx(sync)))
+
+    async def write(self, work: Callable[[CatalogTx], T]) -> T:
+        if self._closed:
+            raise Unavailable("the catalog is closed")
+        # A task of its own: a waiter that leaves must not cut a commit in two.
+        writing: asyncio.Task[T] = asyncio.create_task(self._write(work))
+        self._accepted.add(writing)
+        writing.add_done_callback(self._accepted.discard)
+        return await asyncio.shield(writing)
+
+    async def _write(self, work: Callable[[CatalogTx], T]) -> T:
+        for attempt in range(_ATTEMPTS):
+            try:
+                async with _translated(), self._engine.connect() as db, _turn(db, attempt):
+                    return await self._commit(db, work)
+            except _LostError:
+                await asyncio.sleep(random.uniform(0, _BACKOFF_SECONDS * 2 ** min(attempt, 5)))  # noqa: S311
+        raise Unavailable(f"the write lost against others {_ATTEMPTS} times")
+
+    async def _commit(self, db: AsyncConnection, work: Callable[[CatalogTx], T]) -> T:
+        def run(sync: Connection) -> tuple[T, set[RepositoryName]]:
+            tx = SqlCatalogTx(sync)
+            return work(tx), tx.changed
+
+        async with db.begin():
+            result, changed = await db.run_sync(run)
+            await self._news.tell(db, changed)
+        self._news.hear(changed)
+        return result
+
+    def generation(self, repository: RepositoryName) -> int:
+        return self._news.generation(repository)
+
+    async def aclose(self) -> None:
+        self._closed = True
+        while self._accepted:
+            await asyncio.wait(self._accepted)
+        await self._news.aclose()
+        await self._engine.dispose()
+
+    async def _connect(self, *_arguments: object, **_options: object) -> asyncpg.Connection:
+        return await connect(self._url)
+
+
+async def connect(url: str) -> asyncpg.Connection:
+    """Return a connection of the driver. Raises OSError, TimeoutError, asyncpg.PostgresError."""
+    return await asyncpg.connect(
+        url,
+        timeout=_CONNECT_SECONDS,
+        command_timeout=_STATEMENT_SECONDS,
+        server_settings={"application_name": "lading"},
+    )
+
+
+async def migrate(url: str) -> None:
+    """Bring the schema to this release, whoever else does so at once. Raises Unavailable."""
+    await _once(url, revisions.upgrade)
+
+
+async def check(url: str) -> None:
+    """Raise Unavailable unless the database is there and of this release's schema."""
+    await _once(url, revisions.check)
+
+
+async def _once(url: str, work: Callable[[Connection], None]) -> None:
+    engine = create_async_engine(
+        "postgresql+asyncpg://", async_creator=lambda *_, **__: connect(url)
+    )
+    try:
+        async with _translated(), engine.begin() as db:
+            await db.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION})")
+            await db.run_sync(work)
+    finally:
+        await engine.dispose()
+
+
+class _LostError(Exception):
+    """The transaction lost against another and did nothing."""
+
+
+@asynccontextmanager
+async def _turn(db: AsyncConnection, attempt: int) -> AsyncIterator[None]:
+    """Hold, for a write that lost too often, the one lock of all such writes.
+
+    It is the session's and taken before the transaction begins: a snapshot from before the wait
+    would be outdated when the turn comes.
+    """
+    if attempt < _IN_TURN_FROM:
+        yield
+        return
+    driver: Any = (await db.get_raw_connection()).driver_connection
+    await driver.execute(f"SELECT pg_advisory_lock({_TURN})")
+    try:
+        yield
+    finally:
+        with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            await driver.execute(f"SELECT pg_advisory_unlock({_TURN})")
+
+
+@asynccontextmanager
+async def _translated() -> AsyncIterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        state = getattr(error.orig, "sqlstate", None)
+        if state in _LOST:
+            raise _LostError from error
+        if state == _DISK_FULL:
+            raise StorageFull("the catalog's disk is full") from error
+        raise Unavailable(f"the catalog failed: {error.orig}") from error
+    except asyncpg.PostgresError as error:
+        raise Unavailable(f"the catalog failed: {error}") from error
+    except PoolTimeout as error:
+        raise Unavailable("the catalog is too busy") from error
+    except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
+        raise Unavailable(f"the catalog is out of reach: {error}") from error

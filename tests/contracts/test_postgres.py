@@ -1,0 +1,148 @@
+"""The catalog on PostgreSQL: the contract, and what only a server has."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, create_engine
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from ociserver.errors import Unavailable
+from ociserver.ports import Catalog
+from ociserver.refs import parse_tag
+from ociserver.storage.postgres import PostgresCatalog, check, migrate
+from ociserver.storage.schema import metadata
+from ociserver.storage.sqlite import prepare_catalog
+from tests.contracts.catalog import REPO, Make, digest, put, settled, told
+from tests.contracts.catalog_sharing import SharedCatalogContract
+from tests.postgres import PostgresServer
+
+
+@pytest.fixture
+def url(postgres: PostgresServer) -> str:
+    found = postgres.new_database()
+    asyncio.run(migrate(found))
+    return found
+
+
+class TestPostgres(SharedCatalogContract):
+    @pytest.fixture
+    def make(self, url: str) -> Make:
+        async def make() -> Catalog:
+            return PostgresCatalog(url)
+
+        return make
+
+
+def differences(connection: Connection) -> list[object]:
+    context = MigrationContext.configure(connection, opts={"compare_type": True})
+    return list(compare_metadata(context, metadata))
+
+
+def test_migrations_make_the_schema_that_the_code_reads(url: str, tmp_path: Path) -> None:
+    async def found() -> list[object]:
+        engine = create_async_engine(url.replace("postgresql:", "postgresql+asyncpg:"))
+        try:
+            async with engine.connect() as db:
+                return await db.run_sync(differences)
+        finally:
+            await engine.dispose()
+
+    assert asyncio.run(found()) == []
+    prepare_catalog(tmp_path / "catalog.db")
+    embedded = create_engine(f"sqlite:///{tmp_path}/catalog.db")
+    with embedded.connect() as db:
+        assert differences(db) == []
+    embedded.dispose()
+
+
+def test_replicas_that_migrate_together_do_it_once(postgres: PostgresServer) -> None:
+    async def story(url: str) -> None:
+        with pytest.raises(Unavailable, match="lading migrate"):
+            await check(url)
+        await asyncio.gather(*(migrate(url) for _ in range(6)))
+        await check(url)
+        await migrate(url)
+
+    asyncio.run(story(postgres.new_database()))
+
+
+def test_a_database_of_another_release_is_refused(postgres: PostgresServer, url: str) -> None:
+    postgres.run("UPDATE alembic_version SET version_num = '9999'", url.rpartition("/")[2])
+    for asked in (check, migrate):
+        with pytest.raises(Unavailable, match="9999"):
+            asyncio.run(asked(url))
+
+
+def test_a_database_that_is_not_there_is_unavailable() -> None:
+    with pytest.raises(Unavailable):
+        asyncio.run(check("postgresql://lading@127.0.0.1:1/none"))
+
+
+@pytest.fixture
+def own() -> Iterator[PostgresServer]:
+    """A server that a test may stop."""
+    server = PostgresServer()
+    server.start()
+    yield server
+    server.remove()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT])
+def test_an_outage_is_told_and_ends_by_itself(own: PostgresServer, how: signal.Signals) -> None:
+    url = own.new_database()
+    asyncio.run(migrate(url))
+
+    async def make() -> Catalog:
+        return PostgresCatalog(url)
+
+    async def story(catalog: Catalog) -> None:
+        await catalog.write(partial(put, number=1))
+        await settled(catalog)
+        own.stop(how)
+        for _ in range(3):
+            with pytest.raises(Unavailable):
+                await catalog.read(lambda tx: tx.manifest(REPO, digest(1)))
+            with pytest.raises(Unavailable):
+                await catalog.write(partial(put, number=2))
+        # Nobody can tell what others change now.
+        assert catalog.generation(REPO) != catalog.generation(REPO)
+        await asyncio.to_thread(own.start)
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    await catalog.write(partial(put, number=3))
+                    break
+                except Unavailable:
+                    await asyncio.sleep(0.05)
+            await settled(catalog)
+        found = await catalog.read(lambda tx: [tx.manifest(REPO, digest(n)) for n in (1, 2, 3)])
+        assert [each is not None for each in found] == [True, False, True]
+
+    told(make, story)
+
+
+def test_writes_that_contend_for_one_tag_all_come_through(url: str) -> None:
+    async def make() -> Catalog:
+        return PostgresCatalog(url)
+
+    async def story(one: Catalog, two: Catalog) -> None:
+        tag = parse_tag("v1")
+        await asyncio.gather(
+            *(
+                (one, two)[number % 2].write(
+                    lambda tx, n=number: tx.move_tag(REPO, tag, put(tx, n).digest)  # type: ignore[misc]
+                )
+                for number in range(100)
+            )
+        )
+        assert await one.read(lambda tx: tx.tags(REPO, "", 9)) == ["v1"]
+
+    told(make, story, workers=2)
