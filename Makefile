@@ -34,7 +34,7 @@ test: check ## check, then every Python test
 	$(BIN)/pytest
 
 conformance: $(VENV)/.installed-test ## the official suite and unmodified real clients
-	$(BIN)/python conformance/run.py
+	$(BIN)/python -m conformance.run
 
 bench: $(VENV)/.installed-test ## side by side against distribution, nginx and, if on the PATH, zot and olareg
 	$(BIN)/python bench/run.py

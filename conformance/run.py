@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING
 import httpx
 import yaml
 
+from conformance.replicas import postgres_catalog, round_robin
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -42,9 +44,10 @@ PACKAGED = {
 }
 WORKERS = (1, 2)
 SERVE = (
-    "{program} serve --catalog sqlite:///{folder}/catalog.db --blobs file:///{folder}/blobs"
+    "{program} serve --catalog {catalog} --blobs file:///{folder}/blobs"
     " --host 127.0.0.1 --port {port} --workers {workers}"
 )
+LADING = Path(sys.executable).parent / "lading"
 START_LIMIT = 30  # seconds
 STOP_LIMIT = 30  # seconds: longer than any drain these tests can leave running
 SUITE_LIMIT = 300  # seconds; it takes 1 to 10
@@ -70,8 +73,11 @@ def main() -> int:
         prepare()
         failures = [] if url is None else examine(address_of(url), "given")
         for workers in WORKERS if url is None else ():
-            with server(workers) as address:
+            with embedded(workers) as address:
                 failures += examine(address, f"workers-{workers}")
+        if url is None:
+            with two_replicas() as address:
+                failures += official(address, "replicas-postgres")
     except ConformanceError as error:
         print(f"conformance: {error}", file=sys.stderr)
         return 1
@@ -100,12 +106,17 @@ def address_of(url: str) -> str:
 
 def examine(address: str, name: str) -> list[str]:
     """The suite, then the clients; each failure as a line."""
-    print(f"\n== {name}: the official suite", flush=True)
-    failures = [f"{name}: suite: {failure}" for failure in suite(address, OUT / name)]
+    failures = official(address, name)
     print(f"\n== {name}: real clients", flush=True)
     if not clients(address, OUT / name):
         failures.append(f"{name}: real clients; see above")
     return failures
+
+
+def official(address: str, name: str) -> list[str]:
+    """The suite; each failure as a line."""
+    print(f"\n== {name}: the official suite", flush=True)
+    return [f"{name}: suite: {failure}" for failure in suite(address, OUT / name)]
 
 
 def suite(address: str, results: Path) -> list[str]:
@@ -182,30 +193,51 @@ def clients(address: str, results: Path) -> bool:
 
 
 @contextlib.contextmanager
-def server(workers: int) -> Iterator[str]:
-    """A registry with fresh data on a free loopback port, until the block is left."""
-    with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
-        port = free_port()
-        template = os.environ.get("LADING_COMMAND", SERVE)
-        lading = Path(sys.executable).parent / "lading"
-        command = shlex.split(
-            template.format(program=lading, folder=folder, port=port, workers=workers)
-        )
-        # A machine's own LADING_ settings must not change what is tested.
-        plain = {key: value for key, value in os.environ.items() if not key.startswith("LADING_")}
-        log = OUT / f"server-{workers}.log"
-        with log.open("w") as output:
-            try:
-                process = subprocess.Popen(
-                    command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, env=plain
-                )
-            except OSError as error:
-                raise ConformanceError(f"{command[0]} cannot be started: {error}") from error
+def embedded(workers: int) -> Iterator[str]:
+    """A registry on its embedded default with fresh data, until the block is left."""
+    with (
+        tempfile.TemporaryDirectory(prefix="conformance-") as folder,
+        server(folder, f"sqlite:///{folder}/catalog.db", workers) as port,
+    ):
+        yield f"127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def two_replicas() -> Iterator[str]:
+    """Two registries that share PostgreSQL and a blob folder, behind one address."""
+    with (
+        tempfile.TemporaryDirectory(prefix="conformance-") as folder,
+        postgres_catalog(LADING) as catalog,
+        server(folder, catalog, 1) as one,
+        server(folder, catalog, 2) as two,
+        round_robin([one, two]) as address,
+    ):
+        yield address
+
+
+@contextlib.contextmanager
+def server(folder: str, catalog: str, workers: int) -> Iterator[int]:
+    """A registry on a free loopback port, until the block is left."""
+    port = free_port()
+    template = os.environ.get("LADING_COMMAND", SERVE)
+    command = shlex.split(
+        template.format(program=LADING, folder=folder, catalog=catalog, port=port, workers=workers)
+    )
+    # A machine's own LADING_ settings must not change what is tested.
+    plain = {key: value for key, value in os.environ.items() if not key.startswith("LADING_")}
+    log = OUT / f"server-{port}.log"
+    with log.open("w") as output:
         try:
-            wait_until_ready(process, port, log)
-            yield f"127.0.0.1:{port}"
-        finally:
-            stop(process)
+            process = subprocess.Popen(
+                command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, env=plain
+            )
+        except OSError as error:
+            raise ConformanceError(f"{command[0]} cannot be started: {error}") from error
+    try:
+        wait_until_ready(process, port, log)
+        yield port
+    finally:
+        stop(process)
 
 
 def free_port() -> int:
