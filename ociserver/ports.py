@@ -217,7 +217,7 @@ class BlobStore(Protocol):
     def put(self, key: str, data: bytes | memoryview) -> AbstractAsyncContextManager[bool]:
         """Write a whole small object, durable on entry; no other writer has it until the exit.
 
-        Gives False where the object has bytes already, and then changes nothing. Raises UploadBusy
+        Gives False where the object is there already, and then changes nothing. Raises UploadBusy
         as `writer` does, StorageFull.
         """
 

@@ -184,6 +184,9 @@ class Uploads:
         now = time.time()
         key = await self._catalog.write(lambda tx: tx.commit_upload(whole, digests, now))
         if key is None:
+            # Cancelled before the object was made: nobody else would delete it for a minute.
+            if whole.id in await self._catalog.read(lambda tx: tx.discarded_keys(now + 1, _SWEEP)):
+                await self._blobs.delete([whole.id])
             raise UploadUnknown("the upload was cancelled, or finished by another request")
         if key != whole.id:
             await self._blobs.delete([whole.id])

@@ -94,15 +94,16 @@ class FileBlobs:
     def _folder(self, key: str) -> Path:
         return self._root / key[:2]
 
-    def _open_writer(self, key: str) -> _FileWriter:
+    def _open_writer(self, key: str, more_flags: int = 0) -> _FileWriter:
         folder = self._folder(key)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | more_flags
         with _translated():
             try:
-                descriptor = os.open(folder / key, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                descriptor = os.open(folder / key, flags, 0o644)
             except FileNotFoundError:
                 folder.mkdir(exist_ok=True)
                 _sync_folder(self._root)
-                descriptor = os.open(folder / key, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                descriptor = os.open(folder / key, flags, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -111,15 +112,20 @@ class FileBlobs:
         return _FileWriter(self._run, descriptor, folder)
 
     def _put(self, key: str, data: bytes | memoryview) -> _FileWriter | None:
-        writer = self._open_writer(key)
+        if (self._folder(key) / key).exists():
+            return None
         try:
-            if writer.put(data):
-                return writer
+            writer = self._open_writer(key, os.O_EXCL)
+        except Unavailable as error:
+            if isinstance(error.__cause__, FileExistsError):
+                return None
+            raise
+        try:
+            writer.put(data)
         except BaseException:
             writer.close()
             raise
-        writer.close()
-        return None
+        return writer
 
     def _open_reader(self, key: str) -> _FileReader:
         try:
@@ -161,17 +167,14 @@ class _FileWriter:
     async def sync(self, size: int) -> None:
         await self._run(self._sync, size)
 
-    def put(self, data: bytes | memoryview) -> bool:
-        """Write all of a new object, durably; False where it has bytes. Blocks."""
-        if os.fstat(self._descriptor).st_size:
-            return False
+    def put(self, data: bytes | memoryview) -> None:
+        """Write all of a new object, durably. Blocks."""
         try:
             self._write(0, data)
             self._sync(len(data))
         except BaseException:
             os.ftruncate(self._descriptor, 0)
             raise
-        return True
 
     def close(self) -> None:
         """Let the next writer in."""
