@@ -69,7 +69,7 @@ def create_app(settings: Settings) -> FrontDoor:
     async def close() -> None:
         uploads.close()
         await catalog.aclose()
-        blobs.close()
+        await blobs.aclose()
         if access_log is not None:
             access_log.flush()
 
@@ -98,7 +98,7 @@ def prepare_stores(settings: Settings) -> None:
         asyncio.run(postgres.check(settings.catalog))
     else:
         prepare_catalog(path_of(settings.catalog))
-    FileBlobs(path_of(settings.blobs)).close()
+    FileBlobs(path_of(settings.blobs))
 
 
 def migrate_catalog(url: str) -> None:

@@ -66,6 +66,10 @@ class UploadUnknown(LadingError):
     """No such upload session: never begun, finished, cancelled or expired."""
 
 
+class UploadLost(UploadUnknown):
+    """What the store had of this upload is gone or not to be trusted: it must be begun anew."""
+
+
 class UploadInvalid(LadingError):
     """The request is not one this upload can take."""
 
@@ -80,6 +84,10 @@ class UploadOutOfOrder(LadingError):
 
 class UploadBusy(LadingError):
     """Another request is writing to this upload right now."""
+
+
+class LeaseTaken(LadingError):
+    """Another worker, here or on another replica, is doing this right now."""
 
 
 class SizeInvalid(LadingError):

@@ -6,7 +6,7 @@ suites in `tests/contracts/` run against every adapter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -29,10 +29,27 @@ class StoredManifest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredBlob:
-    """Where a blob's bytes lie, and how many there are."""
+    """Where a blob's bytes lie, how many there are, and when its repository last linked it."""
 
     key: str
     size: int
+    linked_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredObject:
+    """An object of the blob store, whole or in the making; `state` is what its writer last gave."""
+
+    key: str
+    state: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """The key that holds a blob's bytes; `spare` is the session's own object, where not needed."""
+
+    key: str
+    spare: StoredObject | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +113,11 @@ class BlobRows(Protocol):
         """Return the blob that this repository links under the digest."""
 
     def mount(
-        self, repository: RepositoryName, digest: Digest, source: RepositoryName | None
+        self,
+        repository: RepositoryName,
+        digest: Digest,
+        source: RepositoryName | None,
+        now: float,
     ) -> bool:
         """Link a blob that `source` (any repository, where None) links; False if it does not."""
 
@@ -119,34 +140,56 @@ class UploadRows(Protocol):
     def upload(self, repository: RepositoryName, upload_id: str) -> UploadSession | None:
         """Return the session as last recorded."""
 
-    def advance_upload(self, session: UploadSession, now: float) -> bool:
-        """Record the session's offset and hash state; False where it is gone."""
+    def advance_upload(self, session: UploadSession, since: int, now: float) -> bool:
+        """Record offset and states; False where the session is gone, or no longer at `since`."""
+
+    def keep_store_state(self, upload_id: str, state: bytes) -> bool:
+        """Record what the blob store needs to find the object again; False where it is gone."""
 
     def commit_upload(
         self, session: UploadSession, digests: Iterable[Digest], now: float
-    ) -> str | None:
+    ) -> Committed | None:
         """End the session: its bytes are a blob of these digests, linked to its repository.
 
-        Return the key that holds them: another one where they were held already, and then the
-        session's own is discarded. None where the session is gone.
+        Where such bytes are held already, the session's own object is discarded. None where the
+        session is gone.
         """
 
     def discard_upload(
         self, session: UploadSession, now: float, idle_since: float | None = None
-    ) -> bool:
-        """End the session, its key discarded; False where it is gone, or not idle that long."""
+    ) -> StoredObject | None:
+        """End the session, its object discarded; None where it is gone, or not idle that long."""
 
     def expired_uploads(self, before: float, limit: int) -> Sequence[UploadSession]:
         """Return sessions untouched since `before`, oldest first."""
 
-    def discarded_keys(self, before: float, limit: int) -> Sequence[str]:
-        """Return keys discarded before then, whose objects are to be deleted from the store."""
+    def discarded(self, before: float, limit: int) -> Sequence[StoredObject]:
+        """Return objects discarded before then, which are to be deleted from the store."""
+
+    def discarded_object(self, key: str) -> StoredObject | None:
+        """Return the discarded object of that key, None where that key was not discarded."""
 
     def forget_keys(self, keys: Sequence[str]) -> None:
-        """Strike keys off that list: their objects are gone for good."""
+        """Strike discarded keys off: their objects are gone for good."""
 
 
-class CatalogTx(ManifestRows, BlobRows, UploadRows, Protocol):
+class LeaseRows(Protocol):
+    """Who alone may do something for now, among all workers of all replicas."""
+
+    def take_lease(self, name: str, owner: str, now: float, until: float) -> bool:
+        """Take the lease, or renew it; False while another owner has it."""
+
+    def lease_is_held(self, name: str, now: float) -> bool:
+        """Tell whether anybody has it."""
+
+    def drop_lease(self, name: str, owner: str) -> None:
+        """Give it back, if it is still this owner's."""
+
+    def drop_leases_ended(self, before: float) -> None:
+        """Forget leases that ended before then: their owners did not live to give them back."""
+
+
+class CatalogTx(ManifestRows, BlobRows, UploadRows, LeaseRows, Protocol):
     """One transaction. Every method is plain: a transaction is one function without an await."""
 
 
@@ -178,28 +221,14 @@ class Catalog(Protocol):
         """Finish what was accepted and release everything. May be called again."""
 
 
-class BlobWriter(Protocol):
-    """Writes one object, which no other writer has open, in this process or another."""
-
-    async def write(self, offset: int, data: bytes | memoryview) -> None:
-        """Put the data at `offset`; its memory is the caller's again. Raises StorageFull."""
-
-    async def sync(self, size: int) -> None:
-        """Return when the object's first `size` bytes survive a power cut; drop what lies beyond.
-
-        Raises UploadUnknown where the object has fewer.
-        """
-
-
 class BlobReader(Protocol):
     """An open object. Closed by whoever opened it."""
 
-    @property
-    def size(self) -> int:
-        """Bytes in the object."""
-
     async def read(self, offset: int, count: int) -> bytes:
         """Return `count` bytes from `offset`, fewer only at the end of the object."""
+
+    def stream(self, offset: int, count: int) -> AsyncIterator[bytes]:
+        """Yield these bytes in pieces of at most a megabyte. Raises Unavailable."""
 
     def fileno(self) -> int | None:
         """Return a descriptor the kernel can send from, None where there is no such thing."""
@@ -208,24 +237,78 @@ class BlobReader(Protocol):
         """Release it. May be called again."""
 
 
+class BlobWriter(Protocol):
+    """Writes one object, which no other writer has open, in this process or another."""
+
+    def resume(self, state: bytes | None) -> None:
+        """Go on from what `sync` returned or `keep` was given; once, before anything else."""
+
+    async def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Put the data at `offset`, where the last piece, or what was synced, ended.
+
+        Its memory is the caller's again on return. Raises StorageFull, Unavailable, UploadLost.
+        """
+
+    async def sync(self, size: int) -> bytes | None:
+        """Return when the object's first `size` bytes survive a power cut; drop what lies beyond.
+
+        `size` is where writing stands, or stood when the writer was opened or last synced. Returns
+        the state that the next writer of these bytes is opened with. Raises as `write` does.
+        """
+
+    async def complete(self, size: int) -> None:
+        """Sync, and from here on the object can be opened, or made a blob.
+
+        Takes no longer for a large object than for a small one. Raises as `write` does.
+        """
+
+    async def open(self, size: int) -> BlobReader:
+        """Open the first `size` bytes. Raises UploadLost where the store shows only whole objects
+        and this one is not complete.
+        """
+
+    async def reopen(self) -> None:
+        """Take a `complete` back, as far as the store can: these bytes will not be a blob."""
+
+
+Keep = Callable[[bytes], Awaitable[None]]
+Presign = Callable[[str], Awaitable[str]]
+
+
 class BlobStore(Protocol):
     """The huge, write-once store of objects under random keys. It never learns a digest."""
 
-    def writer(self, key: str) -> AbstractAsyncContextManager[BlobWriter]:
-        """Open the object for writing, creating it. Raises UploadBusy while another has it."""
+    def writer(self, key: str, keep: Keep) -> AbstractAsyncContextManager[BlobWriter]:
+        """Open the object for writing, creating it. Raises UploadBusy while another has it.
 
-    def put(self, key: str, data: bytes | memoryview) -> AbstractAsyncContextManager[bool]:
-        """Write a whole small object, durable on entry; no other writer has it until the exit.
-
-        Gives False where the object is there already, and then changes nothing. Raises UploadBusy
-        as `writer` does, StorageFull.
+        `keep` is awaited with the object's state before anything comes to be in the store that
+        only this state names.
         """
 
-    async def open(self, key: str) -> BlobReader:
-        """Open for reading. Raises Unavailable where a catalogued object is not there."""
+    def put(self, key: str, data: bytes | memoryview) -> AbstractAsyncContextManager[bool]:
+        """Write a whole small object, durable on entry; no writer takes it away until the exit.
 
-    async def delete(self, keys: Sequence[str]) -> None:
-        """Delete objects; those already gone are no error. Survives a power cut on return."""
+        Gives False where other bytes are there already, or may be, and then changes nothing.
+        Raises UploadBusy as `writer` does, StorageFull.
+        """
+
+    async def settled(self, key: str) -> None:
+        """Return once no writer has the object, or after a moment."""
+
+    async def open(self, key: str, size: int, first: tuple[int, int] | None = None) -> BlobReader:
+        """Open for reading; `first` is (offset, count) of what will be read first, if not all.
+
+        Raises Unavailable where a catalogued object is not there, or is not of that size.
+        """
+
+    async def delete(self, objects: Sequence[StoredObject]) -> None:
+        """Delete objects, whole or in the making; those already gone are no error.
+
+        Returns once the store itself says that they are gone, and they stay so through a power cut.
+        """
 
     async def check(self) -> None:
         """Raise Unavailable unless an object could be written now (readiness)."""
+
+    async def aclose(self) -> None:
+        """Finish what runs and release everything."""

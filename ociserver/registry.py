@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -75,15 +76,14 @@ class RegistryReader:
                 raise
             return held
 
-    async def open_blob(self, stored: StoredBlob) -> BlobReader:
-        """Open the bytes, to be closed by the caller. Raises Unavailable where they are damaged."""
-        reader = await self._blobs.open(stored.key)
-        if reader.size != stored.size:
-            reader.close()
-            raise Unavailable(
-                f"blob object {stored.key} has {reader.size} bytes, the catalog says {stored.size}"
-            )
-        return reader
+    async def open_blob(
+        self, stored: StoredBlob, first: tuple[int, int] | None = None
+    ) -> BlobReader:
+        """Open the bytes, to be closed by the caller; `first` is (offset, count) of the first part.
+
+        Raises Unavailable where they are not what the catalog says.
+        """
+        return await self._blobs.open(stored.key, stored.size, first)
 
     async def tags(self, repository: RepositoryName, last: str, limit: int) -> Sequence[str]:
         """Return tags in byte order after `last`. Raises NameUnknown."""
@@ -204,7 +204,8 @@ class RegistryWriter:
         self, repository: RepositoryName, digest: Digest, source: RepositoryName | None
     ) -> bool:
         """Link a blob another repository holds (end-11); False where it does not hold it."""
-        return await self._catalog.write(lambda tx: tx.mount(repository, digest, source))
+        now = time.time()
+        return await self._catalog.write(lambda tx: tx.mount(repository, digest, source, now))
 
 
 def _digest(algorithm: str, body: bytes) -> Digest:

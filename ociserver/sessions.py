@@ -25,11 +25,13 @@ from ociserver.errors import (
     DigestMismatch,
     SizeInvalid,
     StorageFull,
+    Unavailable,
     UploadBusy,
+    UploadLost,
     UploadOutOfOrder,
     UploadUnknown,
 )
-from ociserver.ports import BlobStore, BlobWriter, Catalog
+from ociserver.ports import BlobReader, BlobStore, BlobWriter, Catalog, Keep, StoredObject
 from ociserver.refs import Digest, RepositoryName
 from ociserver.threads import in_thread
 from ociserver.upload import Chunk, UploadSession, admit, is_session_id
@@ -91,9 +93,7 @@ class Uploads:
         A client that lost its connection asks before we know that it did. Raises UploadUnknown.
         """
         await self.session(repository, upload_id)
-        with suppress(UploadBusy, StorageFull):  # no room to open it, no request that writes to it
-            async with self._blobs.writer(upload_id):
-                pass
+        await self._blobs.settled(upload_id)
         return await self.session(repository, upload_id)
 
     async def append(self, repository: RepositoryName, upload_id: str, body: Body) -> UploadSession:
@@ -145,13 +145,14 @@ class Uploads:
         for session in expired:
             # Whoever is writing to it holds it, however slowly the bytes come.
             with suppress(UploadBusy):
-                async with self._blobs.writer(session.id):
+                async with self._blobs.writer(session.id, self._keep(session)):
                     ended += await self._discard(session, idle_since)
         before = now - _DISCARD_GRACE
-        while keys := await self._catalog.read(lambda tx: tx.discarded_keys(before, _SWEEP)):
-            gone = list(keys)
-            await self._blobs.delete(gone)
+        while discarded := await self._catalog.read(lambda tx: tx.discarded(before, _SWEEP)):
+            await self._blobs.delete(discarded)
+            gone = [each.key for each in discarded]
             await self._catalog.write(lambda tx, gone=gone: tx.forget_keys(gone))  # type: ignore[misc]
+        await self._catalog.write(lambda tx: tx.drop_leases_ended(before))
         return ended
 
     def close(self) -> None:
@@ -173,36 +174,41 @@ class Uploads:
         async with self._writing(asked) as (session, writer):
             async with self._intake(session, writer) as intake:
                 await intake.receive(body)
-                await writer.sync(intake.offset)
-                digests = await self._digests(intake, digest)
+                digests = await self._digests(intake, writer, digest)
                 if digest not in digests:
                     await intake.rewind()
                     raise DigestMismatch(f"the bytes hash to {digests[-1]}, not to {digest}")
+                await writer.complete(intake.offset)
             await self._commit(replace(session, offset=intake.offset), digests)
 
     async def _commit(self, whole: UploadSession, digests: Sequence[Digest]) -> None:
         now = time.time()
-        key = await self._catalog.write(lambda tx: tx.commit_upload(whole, digests, now))
-        if key is None:
+        done = await self._catalog.write(lambda tx: tx.commit_upload(whole, digests, now))
+        if done is None:
             # Cancelled before the object was made: nobody else would delete it for a minute.
-            if whole.id in await self._catalog.read(lambda tx: tx.discarded_keys(now + 1, _SWEEP)):
-                await self._blobs.delete([whole.id])
+            if spare := await self._catalog.read(lambda tx: tx.discarded_object(whole.id)):
+                await self._blobs.delete([spare])
             raise UploadUnknown("the upload was cancelled, or finished by another request")
-        if key != whole.id:
-            await self._blobs.delete([whole.id])
+        if done.spare is not None:
+            await self._delete(done.spare)
 
     async def _discard(self, session: UploadSession, idle_since: float | None = None) -> bool:
         now = time.time()
-        if not await self._catalog.write(lambda tx: tx.discard_upload(session, now, idle_since)):
-            return False
-        await self._blobs.delete([session.id])
-        return True
+        own = await self._catalog.write(lambda tx: tx.discard_upload(session, now, idle_since))
+        if own is not None:
+            await self._delete(own)
+        return own is not None
+
+    async def _delete(self, discarded: StoredObject) -> None:
+        """Delete it at once, if the store can; the sweep comes by anyway."""
+        with suppress(Unavailable):
+            await self._blobs.delete([discarded])
 
     @asynccontextmanager
     async def _writing(
         self, asked: UploadSession
     ) -> AsyncIterator[tuple[UploadSession, BlobWriter]]:
-        async with self._blobs.writer(asked.id) as writer:
+        async with self._blobs.writer(asked.id, self._keep(asked)) as writer:
             # Once more, now that nobody else can move it. A client that streams on from where it
             # believes the upload stands must not be appended anywhere else.
             session = await self.session(asked.repository, asked.id)
@@ -210,13 +216,26 @@ class Uploads:
                 raise UploadOutOfOrder(
                     f"another request moved the upload to {session.offset}", offset=session.offset
                 )
-            yield session, writer
+            writer.resume(session.store_state)
+            try:
+                yield session, writer
+            except UploadLost:
+                await self._discard(session)
+                raise
+
+    def _keep(self, session: UploadSession) -> Keep:
+        async def keep(state: bytes) -> None:
+            if not await self._catalog.write(lambda tx: tx.keep_store_state(session.id, state)):
+                raise UploadUnknown("the upload was cancelled, or expired, while it was written")
+
+        return keep
 
     @asynccontextmanager
     async def _intake(self, session: UploadSession, writer: BlobWriter) -> AsyncIterator[_Intake]:
         intake = _Intake(self._catalog, self._hashers, session, writer)
         if intake.hasher is None:
-            await self._read_again(intake)
+            intake.hasher = hashing.fresh(session.algorithm)
+            await self._hash(intake.hasher, writer, session.offset)
         try:
             yield intake
         except (ClientGone, BodySlow):
@@ -229,29 +248,27 @@ class Uploads:
         finally:
             await intake.close()
 
-    async def _read_again(self, intake: _Intake) -> None:
-        """Hash what is there: the session was begun where states cannot be saved, or moved."""
-        intake.hasher = hashing.fresh(intake.session.algorithm)
-        await self._hash_stored(intake.hasher, intake.session.id, intake.session.offset)
-
-    async def _digests(self, intake: _Intake, wanted: Digest) -> list[Digest]:
+    async def _digests(self, intake: _Intake, writer: BlobWriter, wanted: Digest) -> list[Digest]:
         """Return every digest known of the bytes, one of the wanted algorithm last."""
         algorithm = intake.session.algorithm
         digests = [Digest(f"{algorithm}:{intake.hexdigest()}")]
         if wanted.algorithm != algorithm:
             # Nothing announced this algorithm (the official suite never does): read again.
             hasher = hashing.fresh(wanted.algorithm)
-            await self._hash_stored(hasher, intake.session.id, intake.offset)
+            await writer.complete(intake.offset)
+            await self._hash(hasher, writer, intake.offset)
             digests.append(Digest(f"{wanted.algorithm}:{hasher.hexdigest()}"))
+            if digests[-1] != wanted:
+                await writer.reopen()
         return digests
 
-    async def _hash_stored(self, hasher: hashing.Hasher, key: str, size: int) -> None:
+    async def _hash(self, hasher: hashing.Hasher, writer: BlobWriter, size: int) -> None:
+        """Hash what was written: its state was not saved here, or is of another algorithm."""
         if not size:
             return
-        reader = await self._blobs.open(key)
+        reader: BlobReader = await writer.open(size)
         try:
-            for offset in range(0, size, _BATCH):
-                piece = await reader.read(offset, min(_BATCH, size - offset))
+            async for piece in reader.stream(0, size):
                 await in_thread(self._hashers, hasher.update, piece)
         finally:
             reader.close()
@@ -314,14 +331,16 @@ class _Intake:
     async def checkpoint(self) -> None:
         """Make what came durable, then record it."""
         await self._settle()
-        await self._writer.sync(self.offset)
+        stored = await self._writer.sync(self.offset)
         state = self.hasher.state() if self.hasher else None
-        await self._record(replace(self.session, offset=self.offset, hash_state=state))
+        await self._record(
+            replace(self.session, offset=self.offset, hash_state=state, store_state=stored)
+        )
 
     async def rewind(self) -> None:
         """Put the session back to where this request found it."""
-        if self.session != self._start:
-            await self._record(self._start)
+        stored = await self._writer.sync(self._start.offset)
+        await self._record(replace(self._start, store_state=stored))
 
     async def close(self) -> None:
         """Wait for what is under way, so that nothing writes once the file is closed."""
@@ -367,9 +386,9 @@ class _Intake:
         self.offset += len(piece)
 
     async def _record(self, session: UploadSession) -> None:
-        now = time.time()
-        if not await self._catalog.write(lambda tx: tx.advance_upload(session, now)):
-            raise UploadUnknown("the upload was cancelled, or expired, while it was written")
+        now, since = time.time(), self.session.offset
+        if not await self._catalog.write(lambda tx: tx.advance_upload(session, since, now)):
+            raise UploadUnknown("the upload was cancelled, or moved on by another request")
         self.session = session
         self._recorded_at = time.monotonic()
 

@@ -23,7 +23,7 @@ class UploadSession:
 
     `id` is random and is the key of the bytes, now and once they are a blob. `hash_state` is the
     saved state of `algorithm` after exactly `offset` bytes; None where this machine cannot save
-    one, and then the bytes are read again.
+    one, and then the bytes are read again. `store_state` is the blob store's own.
     """
 
     id: str
@@ -31,6 +31,7 @@ class UploadSession:
     algorithm: str
     offset: int = 0
     hash_state: bytes | None = None
+    store_state: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

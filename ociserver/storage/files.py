@@ -14,11 +14,12 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from ociserver.errors import StorageFull, Unavailable, UploadBusy, UploadUnknown
+from ociserver.errors import StorageFull, Unavailable, UploadBusy, UploadLost
+from ociserver.ports import Keep, StoredObject
 from ociserver.threads import in_thread
 
 T = TypeVar("T")
@@ -33,6 +34,7 @@ _BLOCK = 4096
 _LOCK_SECONDS = 1.0
 _LOCK_POLL_SECONDS = 0.02
 _THREADS = 16
+_READ_BYTES = 1024 * 1024
 
 
 class FileBlobs:
@@ -45,7 +47,7 @@ class FileBlobs:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="blobs")
 
     @asynccontextmanager
-    async def writer(self, key: str) -> AsyncIterator[_FileWriter]:
+    async def writer(self, key: str, _keep: Keep) -> AsyncIterator[_FileWriter]:
         writer = await self._patiently(self._open_writer, key)
         try:
             yield writer
@@ -73,18 +75,22 @@ class FileBlobs:
                     raise
             await asyncio.sleep(_LOCK_POLL_SECONDS)
 
-    async def open(self, key: str) -> _FileReader:
-        return await in_thread(self._pool, self._open_reader, key, release=_FileReader.close)
+    async def settled(self, key: str) -> None:
+        # No room to open it, or no folder: no request that writes to it.
+        with suppress(UploadBusy, StorageFull, Unavailable):
+            (await self._patiently(self._open_writer, key)).close()
 
-    async def delete(self, keys: Sequence[str]) -> None:
-        await self._run(self._delete, keys)
+    async def open(self, key: str, size: int, _first: tuple[int, int] | None = None) -> _FileReader:
+        return await in_thread(self._pool, self._open_reader, key, size, release=_FileReader.close)
+
+    async def delete(self, objects: Sequence[StoredObject]) -> None:
+        await self._run(self._delete, [each.key for each in objects])
 
     async def check(self) -> None:
         await self._run(self._check)
 
-    def close(self) -> None:
-        """Wait for what runs and release the threads."""
-        self._pool.shutdown()
+    async def aclose(self) -> None:
+        await asyncio.to_thread(self._pool.shutdown)
 
     # -- on the pool's threads
 
@@ -127,11 +133,15 @@ class FileBlobs:
             raise
         return writer
 
-    def _open_reader(self, key: str) -> _FileReader:
+    def _open_reader(self, key: str, size: int) -> _FileReader:
         try:
             descriptor = os.open(self._folder(key) / key, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise Unavailable(f"blob object {key} cannot be opened: {error.strerror}") from error
+        there = os.fstat(descriptor).st_size
+        if there != size:
+            os.close(descriptor)
+            raise Unavailable(f"blob object {key} has {there} bytes, the catalog says {size}")
         return _FileReader(self._run, descriptor)
 
     def _delete(self, keys: Sequence[str]) -> None:
@@ -156,7 +166,7 @@ class FileBlobs:
 class _FileWriter:
     """`ports.BlobWriter` on an open, locked descriptor."""
 
-    def __init__(self, run: Callable[..., Awaitable[None]], descriptor: int, folder: Path) -> None:
+    def __init__(self, run: Callable[..., Awaitable[Any]], descriptor: int, folder: Path) -> None:
         self._run = run
         self._descriptor = descriptor
         self._folder = folder
@@ -164,8 +174,20 @@ class _FileWriter:
     async def write(self, offset: int, data: bytes | memoryview) -> None:
         await self._run(self._write, offset, data)
 
+    def resume(self, state: bytes | None) -> None:
+        """Do nothing: the file itself is all there is to know."""
+
     async def sync(self, size: int) -> None:
         await self._run(self._sync, size)
+
+    async def complete(self, size: int) -> None:
+        await self.sync(size)
+
+    async def open(self, _size: int) -> _FileReader:
+        return _FileReader(self._run, os.dup(self._descriptor))
+
+    async def reopen(self) -> None:
+        """Do nothing: the file is as open as it was."""
 
     def put(self, data: bytes | memoryview) -> None:
         """Write all of a new object, durably. Blocks."""
@@ -189,7 +211,7 @@ class _FileWriter:
         with _translated():
             there = os.fstat(self._descriptor).st_size
             if there < size:
-                raise UploadUnknown(f"{there} of {size} bytes are left of this upload")
+                raise UploadLost(f"{there} of {size} bytes are left of this upload")
             if there > size:
                 os.ftruncate(self._descriptor, size)
             os.fsync(self._descriptor)
@@ -199,13 +221,17 @@ class _FileWriter:
 class _FileReader:
     """`ports.BlobReader` on an open descriptor."""
 
-    def __init__(self, run: Callable[..., Awaitable[bytes]], descriptor: int) -> None:
+    def __init__(self, run: Callable[..., Awaitable[Any]], descriptor: int) -> None:
         self._run = run
         self._descriptor = descriptor
-        self.size = os.fstat(descriptor).st_size
 
     async def read(self, offset: int, count: int) -> bytes:
-        return await self._run(os.pread, self._descriptor, count, offset)
+        piece: bytes = await self._run(os.pread, self._descriptor, count, offset)
+        return piece
+
+    async def stream(self, offset: int, count: int) -> AsyncIterator[bytes]:
+        for start in range(offset, offset + count, _READ_BYTES):
+            yield await self.read(start, min(_READ_BYTES, offset + count - start))
 
     def fileno(self) -> int | None:
         return self._descriptor

@@ -42,6 +42,9 @@ blob = Table(
     Column("key", _text(), nullable=False, unique=True),
     Column("size", BigInteger, nullable=False),
     Column("created_at", Float, nullable=False),
+    # When its bytes were last hashed, and when they were found to be other bytes, or gone.
+    Column("checked_at", Float, index=True),
+    Column("quarantined_at", Float),
 )
 
 blob_digest = Table(
@@ -56,6 +59,8 @@ repository_blob = Table(
     metadata,
     Column("repository_id", ForeignKey("repository.id"), primary_key=True),
     Column("blob_id", ForeignKey("blob.id"), primary_key=True, index=True),
+    # When it was last pushed, mounted or asked for by a push: its grace counts from then.
+    Column("linked_at", Float, nullable=False, server_default="0"),
 )
 
 # `descriptor` is what a referrers list says of the manifest, rendered once when it was pushed.
@@ -68,6 +73,8 @@ manifest = Table(
     Column("artifact_type", _text()),
     Column("subject", _text()),
     Column("created_at", Float, nullable=False),
+    # When it was last pushed, or lost a tag: the age of an untagged one counts from then.
+    Column("touched_at", Float, nullable=False, server_default="0"),
     Column("descriptor", LargeBinary, nullable=False),
     Column("body", LargeBinary, nullable=False),
 )
@@ -92,6 +99,15 @@ tag = Table(
 )
 Index("tag_by_digest", tag.c.repository_id, tag.c.digest)
 
+# A manifest that is kept whatever tags say. `owner` names who asks for it: another package, say.
+pin = Table(
+    "pin",
+    metadata,
+    Column("repository_id", ForeignKey("repository.id"), primary_key=True),
+    Column("digest", _text(), primary_key=True),
+    Column("owner", _text(), primary_key=True),
+)
+
 upload = Table(
     "upload",
     metadata,
@@ -100,6 +116,8 @@ upload = Table(
     Column("algorithm", _text(), nullable=False),
     Column("offset", BigInteger, nullable=False),
     Column("hash_state", LargeBinary),
+    # What the blob store needs to go on with the object: multipart upload, parts, tail.
+    Column("store_state", LargeBinary),
     Column("touched_at", Float, nullable=False, index=True),
 )
 
@@ -110,4 +128,14 @@ discarded = Table(
     metadata,
     Column("key", _text(), primary_key=True),
     Column("since", Float, nullable=False),
+    Column("store_state", LargeBinary),
+)
+
+# Who alone may do something for now, among all workers of all replicas.
+lease = Table(
+    "lease",
+    metadata,
+    Column("name", _text(), primary_key=True),
+    Column("owner", _text(), nullable=False),
+    Column("until", Float, nullable=False),
 )

@@ -31,7 +31,6 @@ from ociserver.web.headers import (
 
 Headers = list[tuple[bytes, bytes]]
 
-_READ_BYTES = 1024 * 1024
 # Up to here one read and one write are cheaper than handing the file to the kernel.
 _KERNEL_SENDS_ABOVE = 256 * 1024
 # What a digest names never changes; what a tag names is asked for again each time.
@@ -99,7 +98,8 @@ class Pull:
         if asked is not None and not range_applies(request.headers.get("if-range"), etag):
             asked = None
         ranges = parse_ranges(asked, stored.size)
-        return _BlobResponse(await self._reader.open_blob(stored), digest, stored, ranges)
+        first = (ranges[0].start, ranges[0].length) if ranges else None
+        return _BlobResponse(await self._reader.open_blob(stored, first), digest, stored, ranges)
 
     async def tags(self, request: Request) -> Response:
         """end-8: tags in byte order, by pages."""
@@ -279,8 +279,7 @@ class _BlobResponse(Response):
         """Send through this process: under TLS, or from a store the kernel cannot send from."""
         left = asyncio.ensure_future(_departure(receive))
         try:
-            for offset in range(one.start, one.end + 1, _READ_BYTES):
-                piece = await self._source.read(offset, min(_READ_BYTES, one.end + 1 - offset))
+            async for piece in self._source.stream(one.start, one.length):
                 if left.done():
                     raise ClientGone
                 await send({"type": "http.response.body", "body": head + piece, "more_body": True})

@@ -15,7 +15,14 @@ import pytest
 
 from ociserver.content import parse_manifest
 from ociserver.errors import ManifestInvalid
-from ociserver.ports import Catalog, CatalogTx, ReferrerPage, StoredManifest
+from ociserver.ports import (
+    Catalog,
+    CatalogTx,
+    Committed,
+    ReferrerPage,
+    StoredManifest,
+    StoredObject,
+)
 from ociserver.refs import Digest, Reference, RepositoryName, Tag, parse_name, parse_tag
 from ociserver.upload import UploadSession
 
@@ -76,7 +83,13 @@ def committed(
     tx: CatalogTx, number: int, *names: Digest, repository: RepositoryName = REPO
 ) -> str | None:
     session = replace(begun(tx, number, repository), offset=number)
-    return tx.commit_upload(session, names or [digest(number)], now=100.0 + number)
+    done = tx.commit_upload(session, names or [digest(number)], now=100.0 + number)
+    return done.key if done else None
+
+
+def spare(tx: CatalogTx, before: float, limit: int = 10) -> list[str]:
+    """The keys of discarded objects."""
+    return sorted(each.key for each in tx.discarded(before, limit))
 
 
 def key(number: int) -> str:
@@ -270,16 +283,16 @@ class CatalogContract:
     def test_a_blob_is_seen_only_through_a_repository_that_links_it(self, make: Make) -> None:
         def change(tx: CatalogTx) -> None:
             committed(tx, 1)
-            assert not tx.mount(OTHER, digest(2), None)
-            assert not tx.mount(OTHER, digest(1), parse_name("absent"))
+            assert not tx.mount(OTHER, digest(2), None, 5.0)
+            assert not tx.mount(OTHER, digest(1), parse_name("absent"), 5.0)
             assert not tx.repository_exists(OTHER)
             assert tx.blob(OTHER, digest(1)) is None
-            assert tx.mount(OTHER, digest(1), REPO)
-            assert tx.mount(OTHER, digest(1), REPO)
-            assert tx.mount(parse_name("third"), digest(1), None)
+            assert tx.mount(OTHER, digest(1), REPO, 5.0)
+            assert tx.mount(OTHER, digest(1), REPO, 5.0)
+            assert tx.mount(parse_name("third"), digest(1), None, 5.0)
             tx.unlink_blob(REPO, digest(1))
             tx.unlink_blob(REPO, digest(1))
-            assert not tx.mount(REPO, digest(1), REPO)
+            assert not tx.mount(REPO, digest(1), REPO, 5.0)
 
         def look(tx: CatalogTx) -> list[tuple[str, int] | None]:
             asked = [tx.blob(each, digest(1)) for each in (REPO, OTHER, parse_name("third"))]
@@ -328,31 +341,45 @@ class CatalogContract:
 
     def test_an_upload_is_as_last_recorded_until_it_ends(self, make: Make) -> None:
         def change(tx: CatalogTx) -> None:
-            moved = replace(begun(tx, 1), offset=2**40, hash_state=b"\0state")
-            assert tx.advance_upload(moved, now=5.0)
-            assert not tx.advance_upload(replace(moved, id=key(2)), now=5.0)
+            moved = replace(begun(tx, 1), offset=7, hash_state=b"\0state", store_state=b"\0parts")
+            assert tx.advance_upload(moved, 0, now=5.0)
+            moved = replace(moved, offset=2**40)
+            assert not tx.advance_upload(moved, 6, now=5.0)  # somebody else moved it
+            assert tx.advance_upload(moved, 7, now=5.0)
+            assert not tx.advance_upload(replace(moved, id=key(2)), 0, now=5.0)
             assert tx.upload(OTHER, key(1)) is None
 
         expected = UploadSession(
-            id=key(1), repository=REPO, algorithm="sha256", offset=2**40, hash_state=b"\0state"
+            id=key(1),
+            repository=REPO,
+            algorithm="sha256",
+            offset=2**40,
+            hash_state=b"\0state",
+            store_state=b"\0parts",
         )
         assert after(make, change, lambda tx: tx.upload(REPO, key(1))) == expected
 
     def test_a_session_ends_once_whoever_ends_it(self, make: Make) -> None:
         def change(tx: CatalogTx) -> None:
             finished, cancelled = begun(tx, 1), begun(tx, 2)
-            assert tx.commit_upload(finished, [digest(1)], 5.0) == key(1)
-            assert tx.discard_upload(cancelled, 5.0)
+            assert tx.keep_store_state(cancelled.id, b"parts")
+            done = tx.commit_upload(finished, [digest(1)], 5.0)
+            assert done == Committed(key=key(1), spare=None)
+            own = StoredObject(key=key(2), state=b"parts")
+            assert tx.discard_upload(cancelled, 5.0) == own
+            assert tx.discarded_object(key(2)) == own
+            assert tx.discarded_object(key(1)) is None
             for gone, names in ((finished, [digest(1)]), (cancelled, [digest(2)])):
                 assert tx.upload(REPO, gone.id) is None
                 assert tx.commit_upload(gone, names, 6.0) is None
                 assert not tx.discard_upload(gone, 6.0)
-                assert not tx.advance_upload(gone, 6.0)
+                assert not tx.advance_upload(gone, 0, 6.0)
+                assert not tx.keep_store_state(gone.id, b"")
 
         def look(tx: CatalogTx) -> None:
             assert tx.blob(REPO, digest(1)) is not None
             assert tx.blob(REPO, digest(2)) is None
-            assert tx.discarded_keys(9.0, 10) == [key(2)]
+            assert tx.discarded(9.0, 10) == [StoredObject(key=key(2), state=b"parts")]
 
         after(make, change, look)
 
@@ -369,7 +396,7 @@ class CatalogContract:
                     found = tx.blob(repository, name)
                     assert found is not None
                     assert (found.key, found.size) == (key(1), 1)
-            assert sorted(tx.discarded_keys(999.0, 10)) == [key(2), key(3), key(4)]
+            assert spare(tx, 999.0) == [key(2), key(3), key(4)]
 
         after(make, change, look)
 
@@ -387,7 +414,7 @@ class CatalogContract:
     def test_idle_sessions_expire_oldest_first_and_only_while_idle(self, make: Make) -> None:
         def change(tx: CatalogTx) -> None:
             sessions = {number: begun(tx, number) for number in (4, 2, 3, 1)}
-            tx.advance_upload(sessions[1], now=9.0)
+            tx.advance_upload(sessions[1], 0, now=9.0)
             assert [each.id for each in tx.expired_uploads(4.0, 10)] == [key(2), key(3)]
             assert [each.id for each in tx.expired_uploads(99.0, 3)] == [key(2), key(3), key(4)]
             assert not tx.discard_upload(sessions[1], 10.0, idle_since=9.0)
@@ -402,10 +429,33 @@ class CatalogContract:
         def change(tx: CatalogTx) -> None:
             for number in range(1, 5):
                 tx.discard_upload(begun(tx, number), now=float(number))
-            assert sorted(tx.discarded_keys(3.0, 10)) == [key(1), key(2)]
-            assert len(tx.discarded_keys(9.0, 3)) == 3
+            assert spare(tx, 3.0) == [key(1), key(2)]
+            assert spare(tx, 9.0, 3) == [key(1), key(2), key(3)]
             tx.forget_keys([key(1), key(3), key(77)])
             tx.forget_keys([])
 
-        kept = after(make, change, lambda tx: sorted(tx.discarded_keys(9.0, 10)))
-        assert kept == [key(2), key(4)]
+        assert after(make, change, lambda tx: spare(tx, 9.0)) == [key(2), key(4)]
+
+    # -- leases
+
+    def test_a_lease_has_one_owner_until_it_is_dropped_or_ends(self, make: Make) -> None:
+        def change(tx: CatalogTx) -> None:
+            assert tx.take_lease("gc", "one", 1.0, 10.0)
+            assert not tx.take_lease("gc", "two", 2.0, 99.0)
+            assert tx.take_lease("other", "two", 2.0, 12.0)
+            assert tx.take_lease("gc", "one", 9.0, 20.0)
+            assert tx.lease_is_held("gc", 20.0)
+            assert not tx.lease_is_held("gc", 20.5)
+            tx.drop_lease("gc", "two")
+            assert not tx.take_lease("gc", "two", 19.0, 30.0)
+            assert tx.take_lease("gc", "two", 20.5, 30.0)
+            assert not tx.take_lease("gc", "one", 21.0, 30.0)
+            tx.drop_lease("gc", "two")
+            assert not tx.lease_is_held("gc", 21.0)
+            assert tx.take_lease("gc", "one", 21.0, 30.0)
+            tx.drop_leases_ended(15.0)
+
+        def look(tx: CatalogTx) -> list[bool]:
+            return [tx.lease_is_held(name, 0.0) for name in ("gc", "other")]
+
+        assert after(make, change, look) == [True, False]

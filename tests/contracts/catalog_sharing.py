@@ -61,7 +61,8 @@ class SharedCatalogContract(CatalogContract):
             def count(tx: CatalogTx) -> None:
                 session = tx.upload(REPO, key(1))
                 assert session is not None
-                tx.advance_upload(replace(session, offset=session.offset + 1), 2.0)
+                moved = replace(session, offset=session.offset + 1)
+                assert tx.advance_upload(moved, session.offset, 2.0)
 
             await one.write(lambda tx: begun(tx, 1))
             await asyncio.gather(*(each.write(count) for _ in range(100) for each in (one, two)))

@@ -13,9 +13,20 @@ from pathlib import Path
 
 import pytest
 
-from ociserver.errors import Unavailable, UploadBusy
+from ociserver.errors import Unavailable, UploadBusy, UploadLost
 from ociserver.storage.files import FileBlobs
-from tests.contracts.blobs import KEY, OTHER, BlobStoreContract, Make, content, told, written
+from tests.contracts.blobs import (
+    KEY,
+    OPENED,
+    OTHER,
+    BlobStoreContract,
+    Make,
+    content,
+    stored,
+    told,
+    writing,
+    written,
+)
 
 # Another worker that has the object open until it is told to end, or is killed.
 HOLDER = """
@@ -24,7 +35,7 @@ from pathlib import Path
 from ociserver.storage.files import FileBlobs
 
 async def hold():
-    async with FileBlobs(Path(sys.argv[1])).writer(sys.argv[2]) as writer:
+    async with FileBlobs(Path(sys.argv[1])).writer(sys.argv[2], None) as writer:
         await writer.write(0, b"theirs")
         await writer.sync(6)
         print("held", flush=True)
@@ -48,22 +59,50 @@ def open_files() -> set[str]:
 class TestFiles(BlobStoreContract):
     @pytest.fixture
     def make(self, tmp_path: Path) -> Iterator[Make]:
-        made: list[FileBlobs] = []
+        self.root = tmp_path / "blobs"
 
         def make() -> FileBlobs:
-            made.append(FileBlobs(tmp_path / "blobs"))
-            return made[-1]
+            store = FileBlobs(self.root)
+            OPENED.append(store)
+            return store
 
         yield make
-        for store in made:
-            store.close()
         leaked = [path for path in open_files() if path.startswith(str(tmp_path))]
         assert not leaked, "files left open"
+
+    def left_behind(self) -> list[str]:
+        return [str(path) for path in self.root.rglob("*") if path.is_file()]
+
+    def test_a_file_that_lost_bytes_makes_its_upload_lost(self, make: Make) -> None:
+        async def story() -> None:
+            store = make()
+            async with writing(store) as writer:
+                await writer.write(0, b"cargo")
+                with pytest.raises(UploadLost):
+                    await writer.sync(6)
+                await writer.complete(5)
+            assert await content(store, 5) == b"cargo"
+
+        told(story)
+
+    def test_a_small_object_is_held_until_its_request_is_done(self, make: Make) -> None:
+        async def story() -> None:
+            first, second = make(), make()
+            async with first.put(KEY, b"cargo") as fresh:
+                assert fresh
+                with pytest.raises(UploadBusy):
+                    async with writing(second):
+                        pass
+            async with writing(second) as writer:
+                await writer.write(5, memoryview(bytearray(b" more")))
+                await writer.complete(10)
+            assert await content(first, 10) == b"cargo more"
+
+        told(story)
 
     def test_a_writer_of_another_process_is_waited_for_and_a_killed_one_is_not(
         self, make: Make, tmp_path: Path
     ) -> None:
-        store = make()
         with subprocess.Popen(
             [sys.executable, "-c", HOLDER, str(tmp_path / "blobs"), KEY],
             stdin=subprocess.PIPE,
@@ -74,7 +113,7 @@ class TestFiles(BlobStoreContract):
 
             async def busy() -> None:
                 with pytest.raises(UploadBusy):
-                    async with store.writer(KEY):
+                    async with writing(make()):
                         pass
 
             told(busy)
@@ -82,10 +121,11 @@ class TestFiles(BlobStoreContract):
             holder.wait()
 
         async def free() -> None:
-            async with store.writer(KEY) as writer:
+            store = make()
+            async with writing(store) as writer:
                 await writer.write(6, b" and ours")
-                await writer.sync(15)
-            assert await content(store) == b"theirs and ours"
+                await writer.complete(15)
+            assert await content(store, 15) == b"theirs and ours"
 
         told(free)
 
@@ -93,7 +133,7 @@ class TestFiles(BlobStoreContract):
         async def story() -> None:
             store = make()
             await written(store, b"cargo")
-            reader = await store.open(KEY)
+            reader = await store.open(KEY, 5)
             descriptor = reader.fileno()
             assert descriptor is not None
             assert os.pread(descriptor, 10, 1) == b"argo"
@@ -110,7 +150,7 @@ class TestFiles(BlobStoreContract):
         async def story() -> None:
             store = FileBlobs(tmp_path)
             await written(store, b"cargo")
-            reader = await store.open(KEY)
+            reader = await store.open(KEY, 5)
             go_on = threading.Event()
             busy = [store._pool.submit(go_on.wait, 10) for _ in range(store._pool._max_workers)]
 
@@ -131,7 +171,7 @@ class TestFiles(BlobStoreContract):
             go_on.set()
             with pytest.raises(asyncio.CancelledError):
                 await pulling
-            store.close()
+            await store.aclose()
             assert not ended_early
             assert all(one.result() for one in busy)
 
@@ -144,7 +184,7 @@ class TestFiles(BlobStoreContract):
             for turns in range(4):
 
                 async def pull() -> None:
-                    (await store.open(KEY)).close()
+                    (await store.open(KEY, 5)).close()
 
                 request = asyncio.create_task(pull())
                 for _ in range(turns):
@@ -162,7 +202,7 @@ class TestFiles(BlobStoreContract):
             store = make()
             await written(store, b"one")
             await written(store, b"two", OTHER)
-            await store.delete([OTHER])
+            await store.delete(stored(OTHER))
 
         told(story)
         files = [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()]
@@ -180,7 +220,7 @@ class TestFiles(BlobStoreContract):
             with pytest.raises(Unavailable):
                 await written(store, b"cargo")
             with pytest.raises(Unavailable):
-                await store.open(KEY)
-            await store.delete([KEY])
+                await store.open(KEY, 5)
+            await store.delete(stored(KEY))
 
         told(story)

@@ -88,7 +88,19 @@ def test_a_catalog_from_before_there_were_revisions_is_taken_up(tmp_path: Path) 
     path = tmp_path / "catalog.db"
     push_tags(path, 0)
     with sqlite3.connect(path) as database:
-        database.execute("DROP TABLE alembic_version")
+        for table in ("alembic_version", "lease", "pin"):
+            database.execute(f"DROP TABLE {table}")
+        database.execute("DROP INDEX ix_blob_checked_at")
+        for column in (
+            "upload.store_state",
+            "discarded.store_state",
+            "blob.checked_at",
+            "blob.quarantined_at",
+            "repository_blob.linked_at",
+            "manifest.touched_at",
+        ):
+            table, _, name = column.partition(".")
+            database.execute(f"ALTER TABLE {table} DROP COLUMN {name}")
     database.close()
     prepare_catalog(path)
     assert kept(path) == [(REVISION,)]

@@ -1,0 +1,126 @@
+"""Which bytes exist and which repositories link them, in SQL. `ports.BlobRows`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import bindparam, delete, select
+
+from ociserver.content import Manifest
+from ociserver.ports import StoredBlob
+from ociserver.refs import Digest, RepositoryName
+from ociserver.storage.schema import blob, blob_digest, manifest, manifest_child, repository_blob
+from ociserver.storage.transaction import SqlTransaction, repository_named
+
+# Parameters one statement may carry; SQLite's own bound is 32,766, asyncpg's 32,767.
+_BATCH = 1000
+_MISSING_NAMED = 100
+
+_linked_blob = (
+    select(blob.c.key, blob.c.size, repository_blob.c.linked_at)
+    .join(blob_digest, blob_digest.c.blob_id == blob.c.id)
+    .join(repository_blob, repository_blob.c.blob_id == blob.c.id)
+    .where(
+        repository_blob.c.repository_id == repository_named,
+        blob_digest.c.digest == bindparam("digest"),
+    )
+)
+_held_blobs = (
+    select(blob_digest.c.digest)
+    .join(repository_blob, repository_blob.c.blob_id == blob_digest.c.blob_id)
+    .where(
+        repository_blob.c.repository_id == repository_named,
+        blob_digest.c.digest.in_(bindparam("names", expanding=True)),
+    )
+)
+_held_manifests = select(manifest.c.digest).where(
+    manifest.c.repository_id == repository_named,
+    manifest.c.digest.in_(bindparam("names", expanding=True)),
+)
+
+
+class BlobSql(SqlTransaction):
+    """`ports.BlobRows`."""
+
+    def blob(self, repository: RepositoryName, digest: Digest) -> StoredBlob | None:
+        row = self._db.execute(
+            _linked_blob, {"repository": repository, "digest": digest}
+        ).one_or_none()
+        if row is None:
+            return None
+        return StoredBlob(key=row.key, size=row.size, linked_at=row.linked_at)
+
+    def mount(
+        self,
+        repository: RepositoryName,
+        digest: Digest,
+        source: RepositoryName | None,
+        now: float,
+    ) -> bool:
+        linked = (
+            select(repository_blob.c.blob_id)
+            .join(blob_digest, blob_digest.c.blob_id == repository_blob.c.blob_id)
+            .where(blob_digest.c.digest == bindparam("digest"))
+            .limit(1)
+        )
+        if source is not None:
+            linked = linked.where(repository_blob.c.repository_id == repository_named)
+        blob_id = self._db.execute(
+            linked, {"digest": digest, "repository": source} if source else {"digest": digest}
+        ).scalar_one_or_none()
+        if blob_id is None:
+            return False
+        self._link(repository, blob_id, now)
+        return True
+
+    def unlink_blob(self, repository: RepositoryName, digest: Digest) -> None:
+        self.changed.add(repository)
+        blob_id = select(blob_digest.c.blob_id).where(blob_digest.c.digest == bindparam("digest"))
+        self._db.execute(
+            delete(repository_blob).where(
+                repository_blob.c.repository_id == repository_named,
+                repository_blob.c.blob_id == blob_id.scalar_subquery(),
+            ),
+            {"repository": repository, "digest": digest},
+        )
+
+    def needed_by(self, repository: RepositoryName, digest: Digest) -> Digest | None:
+        # By any name of the same bytes: a manifest may have named them by another algorithm.
+        twin = blob_digest.alias()
+        names = (
+            select(blob_digest.c.digest)
+            .join(twin, twin.c.blob_id == blob_digest.c.blob_id)
+            .where(twin.c.digest == bindparam("digest"))
+        )
+        parent = (
+            select(manifest_child.c.parent)
+            .where(
+                manifest_child.c.repository_id == repository_named,
+                manifest_child.c.child.in_(names),
+            )
+            .limit(1)
+        )
+        found = self._db.execute(
+            parent, {"repository": repository, "digest": digest}
+        ).scalar_one_or_none()
+        return Digest(found) if found else None
+
+    def missing(self, repository: RepositoryName, view: Manifest) -> Sequence[Digest]:
+        absent: list[Digest] = []
+        for named, held in ((view.blobs, _held_blobs), (view.manifests, _held_manifests)):
+            for start in range(0, len(named), _BATCH):
+                batch = named[start : start + _BATCH]
+                found = self._db.execute(held, {"repository": repository, "names": batch})
+                present = set(found.scalars())
+                absent += [digest for digest in batch if digest not in present]
+                if len(absent) >= _MISSING_NAMED:
+                    return absent[:_MISSING_NAMED]
+        return absent
+
+    def _link(self, repository: RepositoryName, blob_id: int, now: float) -> None:
+        values = {
+            "repository_id": self._repository_id(repository),
+            "blob_id": blob_id,
+            "linked_at": now,
+        }
+        self._db.execute(self._inserts.link, values)
