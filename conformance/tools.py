@@ -1,4 +1,4 @@
-"""The Go programs that `make conformance` and `make bench` need, built from pinned modules.
+"""The Go programs that `make test`, `make conformance` and `make bench` need, from pinned modules.
 
 Each folder of tools/ is a Go module whose `tool` line names one program and whose go.sum pins
 every byte it is made of. `build` puts the programs into an ignored folder and returns where they
