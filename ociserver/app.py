@@ -9,16 +9,18 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from starlette.routing import Router
 
+from ociserver.bucket import Bucket
 from ociserver.fresh import FreshCache
-from ociserver.ports import Catalog
+from ociserver.leases import Leases
+from ociserver.ports import BlobStore, Catalog, Presign
 from ociserver.registry import RegistryReader, RegistryWriter
 from ociserver.sessions import Uploads
-from ociserver.settings import Settings
+from ociserver.settings import NONE, Settings, networks
 from ociserver.storage import postgres
 from ociserver.storage.files import FileBlobs
 from ociserver.storage.postgres import PostgresCatalog
@@ -29,12 +31,17 @@ from ociserver.web.observe import AccessLog, Metrics, configure_logging
 from ociserver.web.protocol import HeadLimits, LadingProtocol
 from ociserver.web.pull import ManifestAnswer, Pull
 from ociserver.web.push import Push
+from ociserver.web.redirect import Redirects
 from ociserver.web.routes import nothing_here, routes
 from ociserver.web.service import Service
+
+if TYPE_CHECKING:
+    from ociserver.storage.s3_client import S3
 
 log = logging.getLogger("lading")
 
 _POSTGRES = "postgresql://"
+_S3 = "s3"
 _LOCAL = ("sqlite", "file")
 _SWEEP_SECONDS = 60.0
 _OVERDUE_SECONDS = 2.0
@@ -44,7 +51,7 @@ def create_app(settings: Settings) -> FrontDoor:
     """Return the registry as an ASGI application. Raises Unavailable where a store is not there."""
     configure_logging(settings.log_level)
     catalog = _catalog(settings.catalog)
-    blobs = FileBlobs(path_of(settings.blobs))
+    blobs, presign = _blobs(settings, catalog)
     uploads = Uploads(catalog, blobs)
     reader = RegistryReader(catalog, blobs, cache_bytes=settings.cache // 4)
     answers: FreshCache[bytes, ManifestAnswer] = FreshCache(
@@ -55,7 +62,11 @@ def create_app(settings: Settings) -> FrontDoor:
     access_log = AccessLog() if settings.access_log == "on" else None
 
     pull = Pull(
-        reader, answers, page_limit=settings.page_limit, referrers_limit=settings.referrers_limit
+        reader,
+        answers,
+        page_limit=settings.page_limit,
+        referrers_limit=settings.referrers_limit,
+        redirects=_redirects(settings, presign),
     )
     push = Push(
         writer,
@@ -98,7 +109,7 @@ def prepare_stores(settings: Settings) -> None:
         asyncio.run(postgres.check(settings.catalog))
     else:
         prepare_catalog(path_of(settings.catalog))
-    FileBlobs(path_of(settings.blobs))
+    asyncio.run(_check_blobs(settings))
 
 
 def migrate_catalog(url: str) -> None:
@@ -112,6 +123,11 @@ def migrate_catalog(url: str) -> None:
 def place(url: str) -> str:
     """Return where a store lies, in words that may be shown: an absolute path, or no password."""
     parts = urlsplit(url)
+    if parts.scheme == _S3:
+        bucket = Bucket.parse(url)
+        return f"s3://{bucket.name}/{bucket.prefix}" + (
+            f" at {bucket.endpoint}" if bucket.endpoint else ""
+        )
     if parts.scheme in _LOCAL:
         return str(path_of(url).absolute())
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
@@ -126,6 +142,50 @@ def _catalog(url: str) -> Catalog:
     if url.startswith(_POSTGRES):
         return PostgresCatalog(url)
     return SqliteCatalog(path_of(url))
+
+
+def _blobs(settings: Settings, catalog: Catalog) -> tuple[BlobStore, Presign | None]:
+    """Return the blob store, and its way to sign URLs if it has one."""
+    if not settings.blobs.startswith(_S3):
+        return FileBlobs(path_of(settings.blobs)), None
+    from ociserver.storage.s3 import S3Blobs  # noqa: PLC0415 - see _s3
+
+    s3 = _s3(settings)
+    return S3Blobs(s3, Leases(catalog), memory=settings.upload_memory), s3.presign
+
+
+def _s3(settings: Settings) -> S3:
+    # Not at the top: it takes a quarter of a second that a registry on files need not wait.
+    from ociserver.storage.s3_client import S3  # noqa: PLC0415
+
+    public = settings.redirect_endpoint
+    return S3(
+        Bucket.parse(settings.blobs),
+        public_endpoint=None if public == NONE else public,
+        presigned=int(settings.redirect_seconds),
+    )
+
+
+async def _check_blobs(settings: Settings) -> None:
+    if not settings.blobs.startswith(_S3):
+        await FileBlobs(path_of(settings.blobs)).aclose()
+        return
+    s3 = _s3(settings)
+    try:
+        await s3.check()
+    finally:
+        await s3.aclose()
+
+
+def _redirects(settings: Settings, presign: Presign | None) -> Redirects | None:
+    if presign is None or settings.redirect == "off":
+        return None
+    return Redirects(
+        presign,
+        least_bytes=settings.redirect_from,
+        streamed=networks(settings.redirect_except),
+        proxies=networks(settings.trusted_proxies),
+    )
 
 
 def _sweeper(uploads: Uploads, metrics: Metrics, settings: Settings) -> Callable[[], Any]:

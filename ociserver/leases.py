@@ -36,15 +36,17 @@ class Leases:
         """Hold the lease until the block is left. Raises LeaseTaken after `patience` seconds."""
         owner = uuid.uuid4().hex
         deadline = time.monotonic() + patience
-        while not await self._take(name, owner):
-            if time.monotonic() >= deadline:
-                raise LeaseTaken(f"somebody else holds {name}")
-            await asyncio.sleep(_POLL_SECONDS)
-        renewing = asyncio.create_task(self._renew(name, owner))
         try:
-            yield
+            while not await self._take(name, owner):
+                if time.monotonic() >= deadline:
+                    raise LeaseTaken(f"somebody else holds {name}")
+                await asyncio.sleep(_POLL_SECONDS)
+            renewing = asyncio.create_task(self._renew(name, owner))
+            try:
+                yield
+            finally:
+                renewing.cancel()
         finally:
-            renewing.cancel()
             with suppress(Unavailable):
                 await self._catalog.write(lambda tx: tx.drop_lease(name, owner))
 
@@ -58,9 +60,15 @@ class Leases:
 
     async def _take(self, name: str, owner: str) -> bool:
         now = time.time()
-        return await self._catalog.write(
-            lambda tx: tx.take_lease(name, owner, now, now + LEASE_SECONDS)
+        taking = asyncio.ensure_future(
+            self._catalog.write(lambda tx: tx.take_lease(name, owner, now, now + LEASE_SECONDS))
         )
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            # It may still be taken: only then can it be given back.
+            await asyncio.wait([taking])
+            raise
 
     async def _renew(self, name: str, owner: str) -> None:
         while True:

@@ -259,16 +259,15 @@ class BlobWriter(Protocol):
     async def complete(self, size: int) -> None:
         """Sync, and from here on the object can be opened, or made a blob.
 
-        Takes no longer for a large object than for a small one. Raises as `write` does.
+        Takes no longer for a large object than for a small one. Should it not be made a blob after
+        all, a later writer may complete the same bytes again; what it does with others may be lost.
+        Raises as `write` does.
         """
 
     async def open(self, size: int) -> BlobReader:
         """Open the first `size` bytes. Raises UploadLost where the store shows only whole objects
         and this one is not complete.
         """
-
-    async def reopen(self) -> None:
-        """Take a `complete` back, as far as the store can: these bytes will not be a blob."""
 
 
 Keep = Callable[[bytes], Awaitable[None]]

@@ -258,8 +258,6 @@ class Uploads:
             await writer.complete(intake.offset)
             await self._hash(hasher, writer, intake.offset)
             digests.append(Digest(f"{wanted.algorithm}:{hasher.hexdigest()}"))
-            if digests[-1] != wanted:
-                await writer.reopen()
         return digests
 
     async def _hash(self, hasher: hashing.Hasher, writer: BlobWriter, size: int) -> None:

@@ -186,9 +186,6 @@ class _FileWriter:
     async def open(self, _size: int) -> _FileReader:
         return _FileReader(self._run, os.dup(self._descriptor))
 
-    async def reopen(self) -> None:
-        """Do nothing: the file is as open as it was."""
-
     def put(self, data: bytes | memoryview) -> None:
         """Write all of a new object, durably. Blocks."""
         try:

@@ -28,6 +28,7 @@ from ociserver.web.headers import (
     parse_ranges,
     range_applies,
 )
+from ociserver.web.redirect import Redirects
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -50,11 +51,13 @@ class Pull:
         *,
         page_limit: int,
         referrers_limit: int,
+        redirects: Redirects | None,
     ) -> None:
         self._reader = reader
         self._answers = answers
         self._page_limit = page_limit
         self._referrers_limit = referrers_limit
+        self._redirects = redirects
 
     def hot_manifest(self, target: bytes) -> ManifestAnswer | None:
         """Return the answer to a GET or HEAD of exactly this target, if it is at hand and holds."""
@@ -98,6 +101,11 @@ class Pull:
         if asked is not None and not range_applies(request.headers.get("if-range"), etag):
             asked = None
         ranges = parse_ranges(asked, stored.size)
+        # A store that signs URLs answers one range, not several.
+        if self._redirects is not None and (ranges is None or len(ranges) == 1):
+            location = await self._redirects.location(*_sender(request), stored)
+            if location is not None:
+                return _answer(307, [*_redirected(digest), (b"location", location.encode())])
         first = (ranges[0].start, ranges[0].length) if ranges else None
         return _BlobResponse(await self._reader.open_blob(stored, first), digest, stored, ranges)
 
@@ -143,6 +151,11 @@ class Pull:
 
 def _if_none_match(request: Request) -> str | None:
     return ",".join(request.headers.getlist("if-none-match")) or None
+
+
+def _sender(request: Request) -> tuple[str, str]:
+    peer = request.client.host if request.client else ""
+    return peer, ",".join(request.headers.getlist("x-forwarded-for"))
 
 
 def _paging(request: Request) -> tuple[str | None, str | None]:
@@ -199,6 +212,15 @@ def _blob_headers(digest: Digest) -> Headers:
         (b"etag", b'"%s"' % digest.encode()),
         (b"accept-ranges", b"bytes"),
         _IMMUTABLE,
+    ]
+
+
+def _redirected(digest: Digest) -> Headers:
+    # The URL is good for minutes: the answer that names it must not be kept.
+    return [
+        (b"docker-content-digest", digest.encode()),
+        (b"cache-control", b"no-store"),
+        (b"content-length", b"0"),
     ]
 
 

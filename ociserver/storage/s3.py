@@ -1,0 +1,104 @@
+"""Blobs in an S3 bucket: `<prefix><key>`, written once under their final name, in parts if large.
+
+No blob is copied or renamed when it is committed; the catalog's row is the commit. Who may write to
+an object is told by a lease in the catalog, since all replicas share the bucket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from ociserver.errors import LeaseTaken, UploadBusy
+from ociserver.leases import LEASE_SECONDS, Leases
+from ociserver.ports import Keep, StoredObject
+from ociserver.storage.s3_client import S3
+from ociserver.storage.s3_reader import S3Reader
+from ociserver.storage.s3_writer import TAILS, Room, S3Writer, read_state
+
+# A client that goes on at once may meet its own last request, or that of a replica that died.
+_PATIENCE_SECONDS = LEASE_SECONDS + 1
+_SETTLED_SECONDS = 1.0
+# S3 API, DeleteObjects.
+_DELETED_AT_ONCE = 1_000
+_ABORTED_AT_ONCE = 16
+
+
+class S3Blobs:
+    """`ports.BlobStore` in one bucket, shared by replicas. Used inside one event loop."""
+
+    def __init__(
+        self, s3: S3, leases: Leases, *, memory: int, patience: float = _PATIENCE_SECONDS
+    ) -> None:
+        self._s3 = s3
+        self._leases = leases
+        self._room = Room(memory)
+        self._patience = patience
+
+    @asynccontextmanager
+    async def writer(self, key: str, keep: Keep) -> AsyncIterator[S3Writer]:
+        async with self._held(key):
+            writer = S3Writer(self._s3, key, keep, self._room)
+            try:
+                yield writer
+            except BaseException:
+                await writer.close(failed=True)
+                raise
+            await writer.close(failed=False)
+
+    @asynccontextmanager
+    async def put(self, key: str, data: bytes | memoryview) -> AsyncIterator[bool]:
+        # No lease: the store takes the object only where there is none, and nothing replaces it.
+        yield await self._s3.put_new(key, bytes(data))
+
+    async def settled(self, key: str) -> None:
+        await self._leases.free(_lease(key), _SETTLED_SECONDS)
+
+    async def open(self, key: str, size: int, first: tuple[int, int] | None = None) -> S3Reader:
+        return await S3Reader.open(self._s3, key, size, first)
+
+    async def delete(self, objects: Sequence[StoredObject]) -> None:
+        await self._abort(objects)
+        keys = [key for each in objects for key in _keys(each)]
+        starts = range(0, len(keys), _DELETED_AT_ONCE)
+        done = await asyncio.gather(
+            *(self._s3.remove(keys[start : start + _DELETED_AT_ONCE]) for start in starts),
+            return_exceptions=True,
+        )
+        for outcome in done:
+            if outcome is not None:
+                raise outcome
+
+    async def check(self) -> None:
+        await self._s3.check()
+
+    async def aclose(self) -> None:
+        await self._s3.aclose()
+
+    async def _abort(self, objects: Sequence[StoredObject]) -> None:
+        gate = asyncio.Semaphore(_ABORTED_AT_ONCE)
+
+        async def abort(key: str, upload_id: str) -> None:
+            async with gate:
+                await self._s3.abort(key, upload_id)
+
+        uploads = [(each.key, read_state(each.state)[0]) for each in objects]
+        await asyncio.gather(*(abort(key, upload.id) for key, upload in uploads if upload))
+
+    @asynccontextmanager
+    async def _held(self, key: str) -> AsyncIterator[None]:
+        try:
+            async with self._leases.hold(_lease(key), self._patience):
+                yield
+        except LeaseTaken as error:
+            raise UploadBusy("another request is writing to this upload") from error
+
+
+def _lease(key: str) -> str:
+    return f"upload/{key}"
+
+
+def _keys(stored: StoredObject) -> list[str]:
+    """Return every key that the object may have left something under."""
+    return [stored.key, *((stored.key + tail for tail in TAILS) if stored.state else ())]

@@ -1,0 +1,331 @@
+"""One object in the making: bytes come in order, leave in parts, and are one object at the end.
+
+What is durable between requests is a list of parts and a tail too short to be one; the tail lies in
+an object beside it, in one of two slots, so that a new one never overwrites the recorded one. All
+of that is the state that `sync` returns. Small objects never become parts at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections import deque
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+
+from ociserver.errors import LadingError, SizeInvalid, Unavailable, UploadLost
+from ociserver.ports import Keep
+from ociserver.storage.s3_client import S3, Multipart, Part
+from ociserver.storage.s3_reader import S3Reader
+
+_MIB = 1024 * 1024
+# S3 user guide, "Multipart upload limits".
+_LEAST_PART = 5 * _MIB
+_MOST_PARTS = 10_000
+# A part is held in memory until it is there. They grow so that 10,000 of them make 472 GiB, and at
+# least half of that however short the requests are that bring them.
+_PART_SIZES = ((1_000, 8 * _MIB), (2_000, 16 * _MIB), (4_000, 32 * _MIB), (_MOST_PARTS, 64 * _MIB))
+_SENT_AT_ONCE = 3
+# A part this short is not counted: every request holds as much on its way here.
+_FREE_BYTES = _MIB
+_ROOM_SECONDS = 30.0
+TAILS = (".tail0", ".tail1")
+
+
+def part_size(number: int) -> int:
+    """Return the bytes of the part with that number, counted from 1. Raises SizeInvalid."""
+    for last, size in _PART_SIZES:
+        if number <= last:
+            return size
+    raise SizeInvalid(f"the blob has more than {_MOST_PARTS} parts")
+
+
+class Room:
+    """Memory for parts, shared by all writers of a worker; who comes first is served first."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._free = size
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    async def take(self, wanted: int) -> int:
+        """Wait for that many bytes and return how many to give back. Raises Unavailable."""
+        wanted = min(wanted, self._size)
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((wanted, turn))
+        self._serve()
+        try:
+            async with asyncio.timeout(_ROOM_SECONDS):
+                await asyncio.shield(turn)
+        except BaseException as error:
+            if turn.done():
+                self.give(wanted)
+            else:
+                turn.cancel()
+                self._serve()
+            if isinstance(error, TimeoutError):
+                raise Unavailable(
+                    "too many uploads at once for the memory they may take"
+                ) from error
+            raise
+        return wanted
+
+    def give(self, size: int) -> None:
+        """Give bytes back."""
+        self._free += size
+        self._serve()
+
+    def _serve(self) -> None:
+        while self._waiting:
+            wanted, turn = self._waiting[0]
+            if not turn.cancelled():
+                if wanted > self._free:
+                    return
+                self._free -= wanted
+                turn.set_result(None)
+            self._waiting.popleft()
+
+
+@dataclass(frozen=True, slots=True)
+class _Tail:
+    slot: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where the bytes up to some offset lie."""
+
+    parts: tuple[Part, ...] = ()
+    tail: _Tail | None = None
+
+    @property
+    def size(self) -> int:
+        return sum(part.size for part in self.parts) + (self.tail.size if self.tail else 0)
+
+
+def read_state(state: bytes | None) -> tuple[Multipart | None, _Layout, bool]:
+    """Return what `S3Writer.sync` wrote down: the upload, what it has, and whether it had tails."""
+    if state is None:
+        return None, _Layout(), False
+    document = json.loads(state)
+    upload, tail = document["upload"], document["tail"]
+    layout = _Layout(
+        tuple(Part(*each) for each in document["parts"]), _Tail(*tail) if tail else None
+    )
+    return Multipart(**upload) if upload else None, layout, document["tails"]
+
+
+class S3Writer:
+    """`ports.BlobWriter`. Whoever made it holds the object's lease and closes it."""
+
+    def __init__(self, s3: S3, key: str, keep: Keep, room: Room) -> None:
+        self._s3 = s3
+        self._key = key
+        self._keep = keep
+        self._room = room
+        self._upload: Multipart | None = None
+        self._resumed_at = 0
+        self._parts: list[Part | asyncio.Task[Part]] = []
+        # The tail that is recorded, until its bytes are wanted.
+        self._tail: _Tail | None = None
+        self._buffer = bytearray()
+        self._filled = 0
+        self._taken = 0
+        self._position = 0
+        self._layouts: dict[int, _Layout] = {0: _Layout()}
+        # Whether a tail was ever put beside the object.
+        self._had_tails = False
+        self._complete = False
+
+    def resume(self, state: bytes | None) -> None:
+        self._upload, layout, self._had_tails = read_state(state)
+        self._resumed_at = layout.size
+        self._stand_at(layout)
+
+    async def write(self, offset: int, data: bytes | memoryview) -> None:
+        if offset != self._position:
+            raise UploadLost(f"bytes for {offset} came where {self._position} bytes are")
+        with memoryview(data) as view:
+            written = 0
+            while written < len(view):
+                await self._make_room()
+                count = min(len(view) - written, len(self._buffer) - self._filled)
+                end = self._filled + count
+                self._buffer[self._filled : end] = view[written : written + count]
+                self._filled = end
+                written += count
+                if self._filled == part_size(len(self._parts) + 1):
+                    await self._send()
+        self._position += len(data)
+
+    async def sync(self, size: int) -> bytes | None:
+        if size != self._position:
+            await self._go_back(size)
+        elif size not in self._layouts:
+            if self._filled >= max(_LEAST_PART, part_size(len(self._parts) + 1) // 2):
+                await self._send()
+            parts = await self._sent()
+            self._layouts[size] = _Layout(parts, await self._put_tail())
+        return self._state(self._layouts[size])
+
+    async def complete(self, size: int) -> None:
+        if size != self._position:
+            raise UploadLost(f"{self._position} of {size} bytes are left of this upload")
+        if self._complete:
+            return
+        await self._load_tail()
+        if not self._parts:
+            whole = bytes(memoryview(self._buffer)[: self._filled])
+            if not await self._s3.put_new(self._key, whole):
+                raise UploadLost("the upload was finished with other bytes")
+        elif not await self._was_completed():
+            if self._filled:
+                await self._send()
+            parts = await self._sent()
+            await self._s3.complete_parts(self._key, await self._begun(), parts)
+        self._complete = True
+
+    async def _was_completed(self) -> bool:
+        """Tell whether an earlier request got this far with just these bytes, and no further."""
+        if self._upload is None or self._position != self._resumed_at:
+            return False
+        return await self._s3.is_complete(self._key, self._upload, self._position)
+
+    async def open(self, size: int) -> S3Reader:
+        if not self._complete:
+            raise UploadLost("the store shows an object only once it is whole")
+        return await S3Reader.open(self._s3, self._key, size)
+
+    async def close(self, *, failed: bool) -> None:
+        """End what is under way; leave nothing that no state names."""
+        tasks = [part for part in self._parts if isinstance(part, asyncio.Task)]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._drop_buffer()
+        if self._complete and not failed:
+            with suppress(Unavailable):
+                await self._tidy()
+
+    async def _tidy(self) -> None:
+        """Remove what the finished object no longer needs."""
+        if self._had_tails:
+            await self._s3.remove([self._key + tail for tail in TAILS])
+        if self._upload is not None and not self._parts:
+            await self._s3.abort(self._key, self._upload.id)
+
+    # -- parts
+
+    async def _make_room(self) -> None:
+        await self._load_tail()
+        if self._filled < len(self._buffer):
+            return
+        whole = part_size(len(self._parts) + 1)
+        if not self._buffer:
+            self._buffer = bytearray(min(whole, _FREE_BYTES))
+            return
+        self._taken = await self._room.take(whole)
+        self._buffer.extend(bytes(whole - len(self._buffer)))
+
+    async def _send(self) -> None:
+        """Let the buffer go as the next part, while the one after it fills."""
+        under_way = [part for part in self._parts if isinstance(part, asyncio.Task)]
+        if len(under_way) >= _SENT_AT_ONCE:
+            await self._settle(under_way[0])
+        upload = await self._begun()
+        number = len(self._parts) + 1
+        if self._filled < len(self._buffer):
+            del self._buffer[self._filled :]
+        data, taken = self._buffer, self._taken
+        self._buffer, self._filled, self._taken = bytearray(), 0, 0
+
+        async def send() -> Part:
+            try:
+                return await self._s3.put_part(self._key, upload, number, data)
+            finally:
+                self._room.give(taken)
+
+        self._parts.append(asyncio.create_task(send()))
+
+    async def _settle(self, part: asyncio.Task[Part]) -> None:
+        self._parts[self._parts.index(part)] = await part
+
+    async def _sent(self) -> tuple[Part, ...]:
+        """Return all parts once they are there."""
+        parts = [await part if isinstance(part, asyncio.Task) else part for part in self._parts]
+        self._parts[:] = parts
+        return tuple(parts)
+
+    async def _begun(self) -> Multipart:
+        if self._upload is None:
+            begun = await self._s3.begin_parts(self._key, secrets.token_hex(16))
+            try:
+                self._upload = begun
+                await self._keep(self._state(self._layouts[max(self._layouts)]) or b"")
+            except BaseException:
+                self._upload = None
+                with suppress(LadingError):
+                    await self._s3.abort(self._key, begun.id)
+                raise
+        return self._upload
+
+    # -- the tail
+
+    async def _put_tail(self) -> _Tail | None:
+        if self._tail is not None or not self._filled:
+            return self._tail
+        last = self._layouts[max(self._layouts)].tail
+        slot = 1 - last.slot if last else 0
+        self._had_tails = True
+        data = bytes(memoryview(self._buffer)[: self._filled])
+        await self._s3.put(self._key + TAILS[slot], data)
+        return _Tail(slot, self._filled)
+
+    async def _load_tail(self) -> None:
+        tail, self._tail = self._tail, None
+        if tail is None:
+            return
+        body, size = await self._s3.get(self._key + TAILS[tail.slot], None)
+        async with body:
+            data = await body.read()
+        if size != tail.size or len(data) != size:
+            raise UploadLost("the end of what was there of this upload is damaged")
+        self._buffer, self._filled = bytearray(data), size
+
+    # -- where it stands
+
+    def _stand_at(self, layout: _Layout) -> None:
+        self._parts = list(layout.parts)
+        self._tail = layout.tail
+        self._position = layout.size
+        self._layouts[layout.size] = layout
+
+    async def _go_back(self, size: int) -> None:
+        layout = self._layouts.get(size)
+        if layout is None:
+            raise UploadLost(f"the store cannot go back to {size} bytes")
+        for part in self._parts:
+            if isinstance(part, asyncio.Task):
+                part.cancel()
+                with suppress(asyncio.CancelledError, LadingError):
+                    await part
+        self._drop_buffer()
+        self._layouts = {each: self._layouts[each] for each in self._layouts if each <= size}
+        self._stand_at(layout)
+
+    def _drop_buffer(self) -> None:
+        self._room.give(self._taken)
+        self._buffer, self._filled, self._taken = bytearray(), 0, 0
+
+    def _state(self, layout: _Layout) -> bytes | None:
+        if self._upload is None and not self._had_tails:
+            return None
+        document = {
+            "upload": asdict(self._upload) if self._upload else None,
+            "parts": [[part.size, part.etag, part.checksum] for part in layout.parts],
+            "tail": [layout.tail.slot, layout.tail.size] if layout.tail else None,
+            "tails": self._had_tails,
+        }
+        return json.dumps(document, separators=(",", ":")).encode()

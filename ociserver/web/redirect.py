@@ -1,0 +1,63 @@
+"""Where a client fetches a blob: from us, or by a signed URL from the store itself.
+
+Distribution spec, "Redirects": any request may be answered with one, and a client forwards no
+Authorization to another host. The URL is absolute and short-lived; Range is the client's to repeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+
+from ociserver.ports import Presign, StoredBlob
+
+Network = IPv4Network | IPv6Network
+Address = IPv4Address | IPv6Address
+
+
+class Redirects:
+    """Signed URLs for those clients that may have them."""
+
+    def __init__(
+        self,
+        presign: Presign,
+        *,
+        least_bytes: int,
+        streamed: Sequence[Network],
+        proxies: Sequence[Network],
+    ) -> None:
+        self._presign = presign
+        self._least_bytes = least_bytes
+        self._streamed = tuple(streamed)
+        self._proxies = tuple(proxies)
+
+    async def location(self, peer: str, forwarded: str, stored: StoredBlob) -> str | None:
+        """Return a URL of the blob, None where this client is to have the bytes from us.
+
+        `forwarded` is X-Forwarded-For; it is believed of the proxies named in the settings.
+        """
+        if stored.size < self._least_bytes:
+            return None
+        client = client_address(peer, forwarded, self._proxies)
+        if client is None or _is_in(client, self._streamed):
+            return None
+        return await self._presign(stored.key)
+
+
+def client_address(peer: str, forwarded: str, proxies: Sequence[Network]) -> Address | None:
+    """Return the nearest address on the way to the client that is no proxy of ours."""
+    way = [*(part.strip() for part in forwarded.split(",") if part.strip()), peer]
+    found: Address | None = None
+    for text in reversed(way):
+        try:
+            found = ip_address(text)
+        except ValueError:
+            return None
+        if not _is_in(found, proxies):
+            return found
+    return found
+
+
+def _is_in(address: Address, networks: Sequence[Network]) -> bool:
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return any((mapped or address) in network for network in networks)
