@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 import httpx
 import yaml
 
+from conformance.image import ImageError, examine_image
 from conformance.replicas import postgres_catalog, round_robin
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ PACKAGED = {
     "containerd": "containerd",
     "ctr": "containerd",
     "runc": "runc",
+    "buildah": "buildah",
+    "mmdebstrap": "mmdebstrap",
 }
 WORKERS = (1, 2)
 SERVE = (
@@ -78,6 +81,7 @@ def main() -> int:
         if url is None:
             with two_replicas() as address:
                 failures += official(address, "replicas-postgres")
+            failures += own_image()
     except ConformanceError as error:
         print(f"conformance: {error}", file=sys.stderr)
         return 1
@@ -117,6 +121,16 @@ def official(address: str, name: str) -> list[str]:
     """The suite; each failure as a line."""
     print(f"\n== {name}: the official suite", flush=True)
     return [f"{name}: suite: {failure}" for failure in suite(address, OUT / name)]
+
+
+def own_image() -> list[str]:
+    """The Dockerfile's image, pushed to itself; a failure as a line."""
+    print("\n== image: built, started, pushed to itself", flush=True)
+    try:
+        examine_image(free_port(), OUT)
+    except ImageError as error:
+        return [f"image: {error}"]
+    return []
 
 
 def suite(address: str, results: Path) -> list[str]:
