@@ -187,11 +187,16 @@ def answer_body(
 
 def with_other_etags(part: bytes) -> bytes:
     """Return a head or an XML body of the same length, each ETag in it another one."""
-    other = bytes.maketrans(b"0123456789abcdef", b"123456789abcdef0")
     return re.sub(
-        rb"(?i)(\r\netag:|<etag>)([^\r<]*)",
-        lambda found: found[1] + found[2].translate(other),
-        part,
+        rb"(?i)(\r\netag:|<etag>)([^\r<]*)", lambda found: found[1] + _other(found[2]), part
+    )
+
+
+def _other(etag: bytes) -> bytes:
+    next_digit = bytes.maketrans(b"0123456789abcdef", b"123456789abcdef0")
+    # In XML the quotes are entities, which may have digits of their own.
+    return re.sub(
+        rb"(&[^;]*;)|[0-9a-f]+", lambda found: found[1] or found[0].translate(next_digit), etag
     )
 
 
