@@ -97,9 +97,12 @@ class S3:
                     Metadata={_CONTENT: content.hexdigest()},
                     ContentType="application/octet-stream",
                 )
-        except _ThereError:
-            # By another request, or by a first attempt of ours whose answer was lost.
-            return await self._is(key, len(data), _CONTENT, content.hexdigest())
+        except (_ThereError, Unavailable) as error:
+            # Put by another request, or by an attempt of ours whose answer was lost.
+            ours = await self._is(key, len(data), _CONTENT, content.hexdigest())
+            if isinstance(error, Unavailable) and not ours:
+                raise
+            return ours
         return True
 
     async def put(self, key: str, data: bytes) -> None:

@@ -208,9 +208,10 @@ def test_idle_uploads_end_with_row_and_file(tmp_path: Path) -> None:
             begin(client, "idle")
             eventually(lambda: client.get(location).status_code == 404)
             eventually(lambda: rows(served, "SELECT * FROM upload") == [])
+            # The row goes first, then the file, then both are counted.
+            eventually(lambda: "lading_uploads_expired_total 2.0" in client.get("/metrics").text)
             assert client.get(f"/v2/idle/blobs/{kept}").content == b"kept"
             assert_refused(client.patch(location, content=b"x"), 404, "BLOB_UPLOAD_UNKNOWN")
-            assert "lading_uploads_expired_total 2.0" in client.get("/metrics").text
         assert [path.read_bytes() for path in files_of(served)] == [b"kept"]
     finally:
         served.stop()
