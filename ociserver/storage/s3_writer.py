@@ -180,12 +180,19 @@ class S3Writer:
             whole = bytes(memoryview(self._buffer)[: self._filled])
             if not await self._s3.put_new(self._key, whole):
                 raise UploadLost("the upload was finished with other bytes")
-        elif not await self._was_completed():
-            if self._filled:
-                await self._send()
-            parts = await self._sent()
-            await self._s3.complete_parts(self._key, await self._begun(), parts)
+        else:
+            try:
+                await self._complete_parts()
+            except UploadLost:
+                if not await self._was_completed():
+                    raise
         self._complete = True
+
+    async def _complete_parts(self) -> None:
+        if self._filled:
+            await self._send()
+        parts = await self._sent()
+        await self._s3.complete_parts(self._key, await self._begun(), parts)
 
     async def _was_completed(self) -> bool:
         """Tell whether an earlier request got this far with just these bytes, and no further."""
