@@ -38,6 +38,7 @@ conformance: $(VENV)/.installed-test ## the official suite and unmodified real c
 
 bench: $(VENV)/.installed-test ## side by side against distribution, nginx and, if on the PATH, zot and olareg
 	$(BIN)/python bench/run.py
+	$(BIN)/python bench/run.py stores
 
 clean: ## remove the environment and what was built (never ./data)
 	rm -rf $(VENV) conformance/.tools bench/out .mypy_cache .ruff_cache .pytest_cache

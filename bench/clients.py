@@ -88,18 +88,18 @@ def take_stream(bench: Bench, server: Server) -> Figures:
     with on_cores(server.profile.load_cores):
         for size, name in sorted(names.items()):
             if size <= largest:
-                with _clocked(server, figures, "in", size):
-                    digest, finish = _push_stream(server, size)
+                with timed(server, figures, "in", size):
+                    digest, finish = push_stream(server, size)
                 figures[name] = finish * 1000
         figures["peak_in"] = server.peaks()[0]
-        with _clocked(server, figures, "out", largest):
-            _pull_stream(server, digest, largest)
+        with timed(server, figures, "out", largest):
+            pull_stream(server, digest, largest)
     figures["peak"] = server.peaks()[0]
     return figures
 
 
 @contextmanager
-def _clocked(server: Server, figures: Figures, name: str, size: int) -> Iterator[None]:
+def timed(server: Server, figures: Figures, name: str, size: int) -> Iterator[None]:
     """Note the seconds of the block and the server's processor seconds per GiB."""
     begun, before = time.perf_counter(), server.cpu_seconds()
     yield
@@ -107,7 +107,7 @@ def _clocked(server: Server, figures: Figures, name: str, size: int) -> Iterator
     figures[f"{name}_cpu"] = (server.cpu_seconds() - before) / (size / GIB)
 
 
-def _push_stream(server: Server, size: int) -> tuple[str, float]:
+def push_stream(server: Server, size: int) -> tuple[str, float]:
     """POST, PATCH of the stream, and the closing empty PUT: the digest, and that PUT's seconds."""
     wire = HTTPConnection("127.0.0.1", server.port, timeout=600)
     hasher = hashlib.sha256()
@@ -144,7 +144,7 @@ def _answer(wire: HTTPConnection, status: int) -> str:
     return location[location.index("/", 8) :] if location.startswith("http") else location
 
 
-def _pull_stream(server: Server, digest: str, size: int) -> None:
+def pull_stream(server: Server, digest: str, size: int) -> None:
     """Read and hash the blob; http.client would copy each block once more."""
     hasher = hashlib.sha256()
     with socket.create_connection(("127.0.0.1", server.port), timeout=600) as wire:

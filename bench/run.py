@@ -1,4 +1,4 @@
-"""`make bench`: Lading beside its peers in one run; `--help` lists the options."""
+"""`make bench`: Lading beside its peers; `run.py stores` is the part on PostgreSQL and S3."""
 
 import importlib
 import sys
@@ -8,4 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 if __name__ == "__main__":
-    sys.exit(importlib.import_module("bench.suite").main())
+    stores = sys.argv[1:2] == ["stores"]
+    if stores:
+        del sys.argv[1]
+    sys.exit(importlib.import_module("bench.stores" if stores else "bench.suite").main())

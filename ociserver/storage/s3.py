@@ -101,4 +101,5 @@ def _lease(key: str) -> str:
 
 def _keys(stored: StoredObject) -> list[str]:
     """Return every key that the object may have left something under."""
-    return [stored.key, *((stored.key + tail for tail in TAILS) if stored.state else ())]
+    _, _, had_tails = read_state(stored.state)
+    return [stored.key, *((stored.key + tail for tail in TAILS) if had_tails else ())]

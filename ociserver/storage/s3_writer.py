@@ -8,6 +8,7 @@ of that is the state that `sync` returns. Small objects never become parts at al
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import secrets
 from collections import deque
@@ -30,6 +31,8 @@ _SENT_AT_ONCE = 3
 # A part this short is not counted: every request holds as much on its way here.
 _FREE_BYTES = _MIB
 _ROOM_SECONDS = 30.0
+# A tail up to this is kept in the state: five requests to the store less.
+_HELD_TAIL = 64 * 1024
 TAILS = (".tail0", ".tail1")
 
 
@@ -89,8 +92,11 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class _Tail:
+    """Bytes too few for a part: in the object of that slot, or, if very few, here."""
+
     slot: int
     size: int
+    data: str = ""  # base64
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,13 +276,19 @@ class S3Writer:
             begun = await self._s3.begin_parts(self._key, secrets.token_hex(16))
             try:
                 self._upload = begun
-                await self._keep(self._state(self._layouts[max(self._layouts)]) or b"")
+                await self._keep_last()
             except BaseException:
                 self._upload = None
                 with suppress(LadingError):
                     await self._s3.abort(self._key, begun.id)
                 raise
         return self._upload
+
+    async def _keep_last(self) -> None:
+        """Have what the store is about to hold named by the row, beside what is recorded."""
+        state = self._state(self._layouts[max(self._layouts)])
+        assert state is not None  # noqa: S101 - there is an upload, or a tail
+        await self._keep(state)
 
     # -- the tail
 
@@ -285,21 +297,28 @@ class S3Writer:
             return self._tail
         last = self._layouts[max(self._layouts)].tail
         slot = 1 - last.slot if last else 0
-        self._had_tails = True
         data = bytes(memoryview(self._buffer)[: self._filled])
+        if len(data) <= _HELD_TAIL:
+            return _Tail(slot, len(data), base64.b64encode(data).decode())
+        if not self._had_tails:
+            self._had_tails = True
+            await self._keep_last()
         await self._s3.put(self._key + TAILS[slot], data)
-        return _Tail(slot, self._filled)
+        return _Tail(slot, len(data))
 
     async def _load_tail(self) -> None:
         tail, self._tail = self._tail, None
         if tail is None:
             return
-        body, size = await self._s3.get(self._key + TAILS[tail.slot], None)
-        async with body:
-            data = await body.read()
-        if size != tail.size or len(data) != size:
+        if tail.data:
+            data = base64.b64decode(tail.data)
+        else:
+            body, _ = await self._s3.get(self._key + TAILS[tail.slot], None)
+            async with body:
+                data = await body.read()
+        if len(data) != tail.size:
             raise UploadLost("the end of what was there of this upload is damaged")
-        self._buffer, self._filled = bytearray(data), size
+        self._buffer, self._filled = bytearray(data), len(data)
 
     # -- where it stands
 
@@ -327,12 +346,13 @@ class S3Writer:
         self._buffer, self._filled, self._taken = bytearray(), 0, 0
 
     def _state(self, layout: _Layout) -> bytes | None:
-        if self._upload is None and not self._had_tails:
+        if self._upload is None and not self._had_tails and not layout.size:
             return None
+        tail = layout.tail
         document = {
             "upload": asdict(self._upload) if self._upload else None,
             "parts": [[part.size, part.etag, part.checksum] for part in layout.parts],
-            "tail": [layout.tail.slot, layout.tail.size] if layout.tail else None,
+            "tail": [tail.slot, tail.size, tail.data] if tail else None,
             "tails": self._had_tails,
         }
         return json.dumps(document, separators=(",", ":")).encode()
