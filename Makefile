@@ -1,11 +1,12 @@
 # The two commands are `make serve` and `make test`; `make help` lists the rest.
 PYTHON ?= python3
 VENV := .venv
+PUSHES ?= 100000
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check conformance bench clean
+.PHONY: help serve test check conformance soak bench clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +36,9 @@ test: check ## check, then every Python test
 
 conformance: $(VENV)/.installed-test ## the official suite and unmodified real clients
 	$(BIN)/python -m conformance.run
+
+soak: $(VENV)/.installed-test ## 100,000 pushes beside a collection every second (PUSHES=n)
+	$(BIN)/python -m tests.soak --pushes $(PUSHES)
 
 bench: $(VENV)/.installed-test ## side by side against distribution, nginx and, if on the PATH, zot and olareg
 	$(BIN)/python bench/run.py

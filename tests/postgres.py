@@ -81,14 +81,17 @@ class PostgresServer:
         return f"postgresql://lading@127.0.0.1:{self.port}/{database}"
 
     def run(self, statement: str, database: str = "postgres") -> None:
-        async def main() -> None:
+        self.rows(statement, database)
+
+    def rows(self, statement: str, database: str = "postgres") -> list[tuple[object, ...]]:
+        async def main() -> list[tuple[object, ...]]:
             connection = await asyncpg.connect(self.url(database))
             try:
-                await connection.execute(statement)
+                return [tuple(row) for row in await connection.fetch(statement)]
             finally:
                 await connection.close()
 
-        asyncio.run(main())
+        return asyncio.run(main())
 
     def _install(self) -> Path:
         """Return the folder of its programs: a copy, where its user may not read ours."""
