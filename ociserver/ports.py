@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from ociserver.content import Manifest
 from ociserver.refs import Digest, Reference, RepositoryName, Tag
+from ociserver.retention import HeldBlob, HeldLink, HeldManifest, Horizon, Place
 from ociserver.upload import UploadSession
 
 T = TypeVar("T")
@@ -20,11 +21,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredManifest:
-    """A manifest as it was pushed: these bytes, under this digest, of this type."""
+    """A manifest as it was pushed: these bytes, under this digest, of this type.
+
+    `touched_at` is when it was last pushed, asked for by a push, or lost a tag.
+    """
 
     digest: Digest
     media_type: str
     body: bytes
+    touched_at: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +75,13 @@ class ManifestRows(Protocol):
     def put_manifest(
         self, repository: RepositoryName, stored: StoredManifest, manifest: Manifest
     ) -> None:
-        """Keep the manifest and its edges; the same bytes again change nothing.
+        """Keep the manifest and its edges; the same bytes again only touch it.
 
         Raises ManifestInvalid where the same bytes stand there as another media type.
         """
+
+    def touch_manifest(self, repository: RepositoryName, digest: Digest, now: float) -> bool:
+        """Begin its age anew; False where it is not there."""
 
     def delete_manifest(self, repository: RepositoryName, digest: Digest) -> bool:
         """Remove the manifest, its edges and every tag on it; False where there was none."""
@@ -91,10 +99,13 @@ class ManifestRows(Protocol):
         """
 
     def move_tag(self, repository: RepositoryName, tag: Tag, digest: Digest) -> None:
-        """Point the tag at a manifest of the repository: the only way a tag ever moves."""
+        """Point the tag at a manifest of the repository: the only way a tag ever moves.
+
+        What it pointed at before is touched.
+        """
 
     def delete_tag(self, repository: RepositoryName, tag: Tag) -> bool:
-        """Remove the tag alone; False where there was none."""
+        """Remove the tag alone, and touch its manifest; False where there was none."""
 
     def tags(self, repository: RepositoryName, last: str, limit: int) -> Sequence[str]:
         """Return tags in byte order, after `last`."""
@@ -120,6 +131,9 @@ class BlobRows(Protocol):
         now: float,
     ) -> bool:
         """Link a blob that `source` (any repository, where None) links; False if it does not."""
+
+    def renew_link(self, repository: RepositoryName, digest: Digest, now: float) -> bool:
+        """Begin the grace of the repository's link anew; False where it has none."""
 
     def unlink_blob(self, repository: RepositoryName, digest: Digest) -> None:
         """Take the blob from the repository; the bytes stay for whoever else links them."""
@@ -163,8 +177,8 @@ class UploadRows(Protocol):
     def expired_uploads(self, before: float, limit: int) -> Sequence[UploadSession]:
         """Return sessions untouched since `before`, oldest first."""
 
-    def discarded(self, before: float, limit: int) -> Sequence[StoredObject]:
-        """Return objects discarded before then, which are to be deleted from the store."""
+    def discarded(self, before: float, limit: int, after: str = "") -> Sequence[StoredObject]:
+        """Return objects discarded before then, to be deleted from the store, by key after that."""
 
     def discarded_object(self, key: str) -> StoredObject | None:
         """Return the discarded object of that key, None where that key was not discarded."""
@@ -189,7 +203,51 @@ class LeaseRows(Protocol):
         """Forget leases that ended before then: their owners did not live to give them back."""
 
 
-class CatalogTx(ManifestRows, BlobRows, UploadRows, LeaseRows, Protocol):
+class PinRows(Protocol):
+    """Manifests kept whatever tags say, with all that they name and all that refers to them."""
+
+    def pin(self, repository: RepositoryName, digest: Digest, owner: str) -> None:
+        """Keep the manifest for this owner, from when it is there on; again changes nothing."""
+
+    def unpin(self, repository: RepositoryName, digest: Digest, owner: str, now: float) -> None:
+        """Keep it no longer for this owner; its age begins now."""
+
+
+class CollectionRows(Protocol):
+    """What a collection looks at, and takes. Pages are by place, after the one given.
+
+    Looking decides nothing: each `drop` takes of the rows it is given those that nothing keeps in
+    its own transaction.
+    """
+
+    def held_manifests(
+        self, horizon: Horizon, after: Place | None, limit: int
+    ) -> Sequence[HeldManifest]:
+        """Return manifests with what keeps them."""
+
+    def held_links(self, horizon: Horizon, after: Place | None, limit: int) -> Sequence[HeldLink]:
+        """Return links with the manifests that name their blobs."""
+
+    def held_blobs(self, horizon: Horizon, after: Place | None, limit: int) -> Sequence[HeldBlob]:
+        """Return blobs with the repositories that link them."""
+
+    def drop_manifests(
+        self, places: Sequence[Place], horizon: Horizon, *, with_keepers: bool = False
+    ) -> int:
+        """Take those that are old, and without tag, pin, parent and subject; return how many.
+
+        `with_keepers` takes them with their keepers, as many as these are, where none of them
+        stays: an index that refers to its own child is kept by it, and neither would ever go.
+        """
+
+    def drop_links(self, places: Sequence[Place], horizon: Horizon) -> int:
+        """Take those that are old and whose blob no manifest names; return how many."""
+
+    def drop_blobs(self, places: Sequence[Place], since: float) -> Sequence[int]:
+        """Take those that nobody links, discard their objects as of `since`; return their sizes."""
+
+
+class CatalogTx(ManifestRows, BlobRows, UploadRows, LeaseRows, PinRows, CollectionRows, Protocol):
     """One transaction. Every method is plain: a transaction is one function without an await."""
 
 

@@ -44,10 +44,9 @@ _CHECKPOINT_SECONDS = 30.0
 # A thread costs more than hashing this much, and a session more than taking it in whole.
 _SMALL = 32 * 1024
 _HASHERS = 4
-# A writer that found its session just before it ended may still create the object: keys are
-# struck off only when no request can be that old.
-_DISCARD_GRACE = 60.0
 _SWEEP = 500
+# Longer than clocks of replicas differ: to another one the lease may not have ended yet.
+_LEASES_KEPT = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +133,7 @@ class Uploads:
             raise UploadUnknown("no such upload: it was finished or cancelled just now")
 
     async def sweep(self, idle_seconds: float) -> int:
-        """End sessions idle that long, delete discarded objects; return how many were ended.
+        """End sessions idle that long, forget leases that ended; return how many were ended.
 
         Any number of workers may sweep at once.
         """
@@ -147,12 +146,8 @@ class Uploads:
             with suppress(UploadBusy):
                 async with self._blobs.writer(session.id, self._keep(session)):
                     ended += await self._discard(session, idle_since)
-        before = now - _DISCARD_GRACE
-        while discarded := await self._catalog.read(lambda tx: tx.discarded(before, _SWEEP)):
-            await self._blobs.delete(discarded)
-            gone = [each.key for each in discarded]
-            await self._catalog.write(lambda tx, gone=gone: tx.forget_keys(gone))  # type: ignore[misc]
-        await self._catalog.write(lambda tx: tx.drop_leases_ended(before))
+        ended_before = now - _LEASES_KEPT
+        await self._catalog.write(lambda tx: tx.drop_leases_ended(ended_before))
         return ended
 
     def close(self) -> None:
@@ -200,7 +195,7 @@ class Uploads:
         return own is not None
 
     async def _delete(self, discarded: StoredObject) -> None:
-        """Delete it at once, if the store can; the sweep comes by anyway."""
+        """Delete it at once, if the store can; `Discards` comes by anyway."""
         with suppress(Unavailable):
             await self._blobs.delete([discarded])
 

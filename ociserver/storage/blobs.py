@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import bindparam, delete, select
+from sqlalchemy import bindparam, delete, select, update
 
 from ociserver.content import Manifest
 from ociserver.ports import StoredBlob
 from ociserver.refs import Digest, RepositoryName
 from ociserver.storage.schema import blob, blob_digest, manifest, manifest_child, repository_blob
-from ociserver.storage.transaction import SqlTransaction, repository_named
+from ociserver.storage.transaction import RENEWAL_SECONDS, SqlTransaction, repository_named
 
 # Parameters one statement may carry; SQLite's own bound is 32,766, asyncpg's 32,767.
 _BATCH = 1000
@@ -36,6 +36,19 @@ _held_blobs = (
 _held_manifests = select(manifest.c.digest).where(
     manifest.c.repository_id == repository_named,
     manifest.c.digest.in_(bindparam("names", expanding=True)),
+)
+# The blobs of that digest which the repository links.
+_links_named = (
+    repository_blob.c.repository_id == repository_named,
+    repository_blob.c.blob_id.in_(
+        select(blob_digest.c.blob_id).where(blob_digest.c.digest == bindparam("digest"))
+    ),
+)
+_link_named = select(repository_blob.c.linked_at).where(*_links_named)
+_renewed_link = (
+    update(repository_blob)
+    .where(*_links_named, repository_blob.c.linked_at < bindparam("now") - RENEWAL_SECONDS)
+    .values(linked_at=bindparam("now"))
 )
 
 
@@ -72,6 +85,12 @@ class BlobSql(SqlTransaction):
             return False
         self._link(repository, blob_id, now)
         return True
+
+    def renew_link(self, repository: RepositoryName, digest: Digest, now: float) -> bool:
+        where = {"repository": repository, "digest": digest}
+        if self._db.execute(_renewed_link, {**where, "now": now}).rowcount > 0:
+            return True
+        return self._db.execute(_link_named, where).first() is not None
 
     def unlink_blob(self, repository: RepositoryName, digest: Digest) -> None:
         self.changed.add(repository)

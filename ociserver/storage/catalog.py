@@ -1,14 +1,14 @@
 """The catalog's SQL, put together: one transaction as plain methods over SQLAlchemy Core.
 
-Each group of rows has a module: `manifests.py`, `blobs.py`, `uploads.py`. The engines (`sqlite.py`,
-`postgres.py`) run these methods.
+Each group of rows has a module: `manifests.py`, `blobs.py`, `uploads.py`, `collection.py`. The
+engines (`sqlite.py`, `postgres.py`) run these methods.
 """
 
 from __future__ import annotations
 
-from ociserver.storage.manifests import ManifestSql
+from ociserver.storage.collection import CollectionSql
 from ociserver.storage.uploads import UploadSql
 
 
-class SqlCatalogTx(ManifestSql, UploadSql):
+class SqlCatalogTx(CollectionSql, UploadSql):
     """`ports.CatalogTx` over one connection inside one transaction."""

@@ -13,9 +13,14 @@ from ociserver.errors import ManifestInvalid
 from ociserver.ports import ReferrerPage, StoredManifest
 from ociserver.refs import Digest, Reference, RepositoryName, Tag
 from ociserver.storage.schema import manifest, manifest_child, repository, tag
-from ociserver.storage.transaction import SqlTransaction, known_repository, repository_named
+from ociserver.storage.transaction import (
+    RENEWAL_SECONDS,
+    SqlTransaction,
+    known_repository,
+    repository_named,
+)
 
-_stored = (manifest.c.digest, manifest.c.media_type, manifest.c.body)
+_stored = (manifest.c.digest, manifest.c.media_type, manifest.c.body, manifest.c.touched_at)
 _manifest_by_digest = select(*_stored).where(
     manifest.c.repository_id == repository_named, manifest.c.digest == bindparam("reference")
 )
@@ -34,6 +39,15 @@ _moved_tag = (
     .where(tag.c.repository_id == bindparam("in_repository"), tag.c.name == bindparam("moved"))
     .values(digest=bindparam("to"), updated_at=bindparam("now"))
 )
+_touched = (
+    update(manifest)
+    .where(manifest.c.repository_id == repository_named, manifest.c.digest == bindparam("touched"))
+    .where(manifest.c.touched_at < bindparam("now") - RENEWAL_SECONDS)
+    .values(touched_at=bindparam("now"))
+)
+_tagged = select(tag.c.digest).where(
+    tag.c.repository_id == repository_named, tag.c.name == bindparam("tag")
+)
 
 
 class ManifestSql(SqlTransaction):
@@ -46,7 +60,12 @@ class ManifestSql(SqlTransaction):
         ).one_or_none()
         if row is None:
             return None
-        return StoredManifest(digest=Digest(row.digest), media_type=row.media_type, body=row.body)
+        return StoredManifest(
+            digest=Digest(row.digest),
+            media_type=row.media_type,
+            body=row.body,
+            touched_at=row.touched_at,
+        )
 
     def put_manifest(
         self, repository: RepositoryName, stored: StoredManifest, view: Manifest
@@ -67,14 +86,15 @@ class ManifestSql(SqlTransaction):
             },
         )
         if not created:
-            return self._refuse_other_type(repository_id, stored)
+            self._refuse_other_type(repository_id, stored)
+            self._touch(repository, stored.digest, now)
+            return
         edges = [
             {"repository_id": repository_id, "parent": stored.digest, "child": child}
             for child in {*view.blobs, *view.manifests}
         ]
         if edges:
             self._db.execute(_new_edge, edges)
-        return None
 
     def _refuse_other_type(self, repository_id: int, stored: StoredManifest) -> None:
         kept = self._db.execute(
@@ -87,6 +107,18 @@ class ManifestSql(SqlTransaction):
                 f"{stored.digest} is held as {kept}; as {stored.media_type} it would mean "
                 "something else. Delete it first."
             )
+
+    def touch_manifest(self, repository: RepositoryName, digest: Digest, now: float) -> bool:
+        if self._touch(repository, digest, now):
+            return True
+        there = select(manifest.c.digest).where(
+            manifest.c.repository_id == repository_named, manifest.c.digest == digest
+        )
+        return self._db.execute(there, {"repository": repository}).first() is not None
+
+    def _touch(self, repository: RepositoryName, digest: Digest, now: float) -> bool:
+        where = {"repository": repository, "touched": digest}
+        return self._db.execute(_touched, {**where, "now": now}).rowcount > 0
 
     def delete_manifest(self, repository: RepositoryName, digest: Digest) -> bool:
         self.changed.add(repository)
@@ -152,12 +184,20 @@ class ManifestSql(SqlTransaction):
         repository_id, now = self._repository_id(repository), time.time()
         values = {"repository_id": repository_id, "name": name, "digest": digest, "updated_at": now}
         if not self._insert_new(tag, values):
+            self._untag(repository, name, now)
             where = {"in_repository": repository_id, "moved": name}
             self._db.execute(_moved_tag, {**where, "to": digest, "now": now})
             self.changed.add(repository)
 
+    def _untag(self, repository: RepositoryName, name: Tag, now: float) -> None:
+        """Have the age of what the tag points at begin: it may be untagged from here on."""
+        where = {"repository": repository, "tag": name}
+        if (digest := self._db.execute(_tagged, where).scalar_one_or_none()) is not None:
+            self._touch(repository, Digest(digest), now)
+
     def delete_tag(self, repository: RepositoryName, name: Tag) -> bool:
         self.changed.add(repository)
+        self._untag(repository, name, time.time())
         removed = self._db.execute(
             delete(tag).where(
                 tag.c.repository_id == repository_named, tag.c.name == bindparam("tag")

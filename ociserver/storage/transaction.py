@@ -18,6 +18,7 @@ from ociserver.storage.schema import (
     discarded,
     lease,
     manifest,
+    pin,
     repository,
     repository_blob,
     tag,
@@ -26,9 +27,9 @@ from ociserver.storage.schema import (
 known_repository = select(repository.c.id).where(repository.c.name == bindparam("repository"))
 # The same, inside another statement that has a parameter of that name.
 repository_named = known_repository.scalar_subquery()
-# A link that is renewed more often than this is not written again: pushes that share a blob would
-# contend for its row.
-_LINK_SECONDS = 1.0
+# A row that is renewed more often than this is not written again: pushes that share it would
+# contend for it.
+RENEWAL_SECONDS = 1.0
 
 
 class _Inserts:
@@ -36,13 +37,13 @@ class _Inserts:
 
     def __init__(self, dialect: str) -> None:
         made = {"sqlite": sqlite, "postgresql": postgresql}[dialect].insert
-        tables = (repository, manifest, tag, blob_digest, discarded)
+        tables = (repository, manifest, tag, blob_digest, discarded, pin)
         self.new = {table: made(table).on_conflict_do_nothing() for table in tables}
         link = made(repository_blob)
         self.link = link.on_conflict_do_update(
             index_elements=["repository_id", "blob_id"],
             set_={"linked_at": link.excluded.linked_at},
-            where=repository_blob.c.linked_at < link.excluded.linked_at - _LINK_SECONDS,
+            where=repository_blob.c.linked_at < link.excluded.linked_at - RENEWAL_SECONDS,
         )
         taken = made(lease)
         self.lease = taken.on_conflict_do_update(

@@ -125,9 +125,10 @@ class UploadSql(BlobSql):
         )
         return [_as_session(row) for row in rows]
 
-    def discarded(self, before: float, limit: int) -> Sequence[StoredObject]:
-        found = _to_delete.where(discarded.c.since < before).order_by(discarded.c.since)
-        return [_as_object(row) for row in self._db.execute(found.limit(limit))]
+    def discarded(self, before: float, limit: int, after: str = "") -> Sequence[StoredObject]:
+        found = _to_delete.where(discarded.c.since < before, discarded.c.key > after)
+        rows = self._db.execute(found.order_by(discarded.c.key).limit(limit))
+        return [_as_object(row) for row in rows]
 
     def discarded_object(self, key: str) -> StoredObject | None:
         row = self._db.execute(_to_delete.where(discarded.c.key == key)).one_or_none()

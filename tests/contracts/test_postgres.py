@@ -21,6 +21,7 @@ from ociserver.storage.postgres import PostgresCatalog, check, migrate
 from ociserver.storage.schema import metadata
 from ociserver.storage.sqlite import prepare_catalog
 from tests.contracts.catalog import REPO, Make, digest, put, settled, told
+from tests.contracts.catalog_collection import CollectionContract
 from tests.contracts.catalog_sharing import SharedCatalogContract
 from tests.postgres import PostgresServer
 
@@ -32,7 +33,7 @@ def url(postgres: PostgresServer) -> str:
     return found
 
 
-class TestPostgres(SharedCatalogContract):
+class TestPostgres(SharedCatalogContract, CollectionContract):
     @pytest.fixture
     def make(self, url: str) -> Make:
         async def make() -> Catalog:

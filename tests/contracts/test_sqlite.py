@@ -17,10 +17,11 @@ from ociserver.refs import parse_tag
 from ociserver.storage.revisions import REVISION
 from ociserver.storage.sqlite import SqliteCatalog, prepare_catalog
 from tests.contracts.catalog import REPO, Make, begun, digest, put, told
+from tests.contracts.catalog_collection import CollectionContract
 from tests.contracts.catalog_sharing import SharedCatalogContract
 
 
-class TestSqlite(SharedCatalogContract):
+class TestSqlite(SharedCatalogContract, CollectionContract):
     @pytest.fixture
     def make(self, tmp_path: Path) -> Make:
         async def make() -> Catalog:
