@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+import math
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,14 @@ from urllib.parse import urlsplit
 from starlette.routing import Router
 
 from ociserver.bucket import Bucket
+from ociserver.collector import Collector
+from ociserver.discards import Discards, Swept
+from ociserver.errors import Unavailable
 from ociserver.fresh import FreshCache
 from ociserver.leases import Leases
 from ociserver.ports import BlobStore, Catalog, Presign
 from ociserver.registry import RegistryReader, RegistryWriter
+from ociserver.retention import Retention
 from ociserver.sessions import Uploads
 from ociserver.settings import NONE, Settings, networks
 from ociserver.storage import postgres
@@ -45,6 +50,8 @@ _S3 = "s3"
 _LOCAL = ("sqlite", "file")
 _SWEEP_SECONDS = 60.0
 _OVERDUE_SECONDS = 2.0
+# What a push was told is there stays for the other half of its grace.
+_RENEWED_SHARE = 0.5
 
 
 def create_app(settings: Settings) -> FrontDoor:
@@ -53,7 +60,14 @@ def create_app(settings: Settings) -> FrontDoor:
     catalog = _catalog(settings.catalog)
     blobs, presign = _blobs(settings, catalog)
     uploads = Uploads(catalog, blobs)
-    reader = RegistryReader(catalog, blobs, cache_bytes=settings.cache // 4)
+    discards = Discards(catalog, blobs)
+    reader = RegistryReader(
+        catalog,
+        blobs,
+        cache_bytes=settings.cache // 4,
+        renew_links_after=settings.gc_grace * _RENEWED_SHARE,
+        renew_manifests_after=(settings.gc_untagged or math.inf) * _RENEWED_SHARE,
+    )
     answers: FreshCache[bytes, ManifestAnswer] = FreshCache(
         catalog.generation, settings.cache * 3 // 4
     )
@@ -88,7 +102,14 @@ def create_app(settings: Settings) -> FrontDoor:
         routes=routes(pull, push, service),
         redirect_slashes=False,
         default=nothing_here,
-        lifespan=_lifespan(_sweeper(uploads, metrics, settings), metrics, close),
+        lifespan=_lifespan(
+            [
+                _sweeper(uploads, discards, metrics, settings),
+                *_scheduled(Collector(catalog, discards, _retention(settings)), metrics, settings),
+                _overdue(metrics),
+            ],
+            close,
+        ),
     )
     return FrontDoor(
         router,
@@ -118,6 +139,28 @@ def migrate_catalog(url: str) -> None:
         asyncio.run(postgres.migrate(url))
     else:
         prepare_catalog(path_of(url))
+
+
+@asynccontextmanager
+async def collecting(settings: Settings) -> AsyncIterator[Collector]:
+    """Open the stores of a registry, which may be serving, for its collector.
+
+    Nothing is made: objects of a folder that is not there would all pass for deleted. Raises
+    Unavailable.
+    """
+    for url in (settings.catalog, settings.blobs):
+        if urlsplit(url).scheme in _LOCAL and not path_of(url).exists():
+            raise Unavailable(f"there is nothing at {place(url)}")
+    if settings.catalog.startswith(_POSTGRES):
+        await postgres.check(settings.catalog)
+    await _check_blobs(settings)
+    catalog = _catalog(settings.catalog)
+    blobs, _ = _blobs(settings, catalog)
+    try:
+        yield Collector(catalog, Discards(catalog, blobs), _retention(settings))
+    finally:
+        await catalog.aclose()
+        await blobs.aclose()
 
 
 def place(url: str) -> str:
@@ -188,29 +231,61 @@ def _redirects(settings: Settings, presign: Presign | None) -> Redirects | None:
     )
 
 
-def _sweeper(uploads: Uploads, metrics: Metrics, settings: Settings) -> Callable[[], Any]:
+def _retention(settings: Settings) -> Retention:
+    return Retention(
+        grace=settings.gc_grace, delay=settings.gc_delay, untagged=settings.gc_untagged
+    )
+
+
+# -- what goes on beside the requests
+
+_Work = Callable[[], Coroutine[Any, Any, None]]
+
+
+def _sweeper(uploads: Uploads, discards: Discards, metrics: Metrics, settings: Settings) -> _Work:
     async def sweep() -> None:
         ended = await uploads.sweep(settings.upload_idle)
         metrics.expired.inc(ended)
         if ended:
             log.info("idle uploads ended", extra={"fields": {"uploads": ended}})
+        _count(metrics, await discards.sweep())
 
-    return lambda: every(min(_SWEEP_SECONDS, settings.upload_idle / 2), sweep)
+    return lambda: every(min(_SWEEP_SECONDS, settings.upload_idle / 2, settings.gc_delay), sweep)
 
 
-def _lifespan(
-    sweeper: Callable[[], Any], metrics: Metrics, close: Callable[[], Any]
-) -> Callable[[Any], AbstractAsyncContextManager[None]]:
+def _scheduled(collector: Collector, metrics: Metrics, settings: Settings) -> list[_Work]:
+    interval = settings.gc_interval
+    if interval is None:
+        return []
+
+    async def collect() -> None:
+        done = await collector.run_in_turn(interval)
+        if done is not None:
+            metrics.collected(done.manifests, done.links, done.blobs, done.bytes)
+            _count(metrics, done.swept)
+
+    return [lambda: every(interval, collect)]
+
+
+def _count(metrics: Metrics, swept: Swept) -> None:
+    metrics.deleted.inc(swept.deleted)
+    metrics.undeleted.inc(len(swept.failed))
+
+
+def _overdue(metrics: Metrics) -> _Work:
     async def close_overdue() -> None:
         metrics.overdue.inc(LadingProtocol.close_overdue())
         metrics.fold()
 
+    return lambda: every(_OVERDUE_SECONDS, close_overdue)
+
+
+def _lifespan(
+    background: Sequence[_Work], close: Callable[[], Any]
+) -> Callable[[Any], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_app: Any) -> AsyncIterator[None]:
-        tasks = [
-            asyncio.create_task(sweeper()),
-            asyncio.create_task(every(_OVERDUE_SECONDS, close_overdue)),
-        ]
+        tasks = [asyncio.create_task(work()) for work in background]
         try:
             yield
         finally:

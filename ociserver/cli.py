@@ -11,6 +11,7 @@ from ociserver import __version__
 # name -> (module:function, what it does). The function takes the arguments that follow the name.
 COMMANDS = {
     "serve": ("ociserver.serve:main", "run the registry"),
+    "gc": ("ociserver.gc:main", "drop what nobody needs any more, beside a registry that serves"),
     "migrate": ("ociserver.migrate:main", "bring the catalog's schema to this release"),
 }
 

@@ -64,8 +64,10 @@ class FreshCache(Generic[K, V]):
         repository: RepositoryName,
         read: Callable[[], Awaitable[V]],
         size: Callable[[V], int],
+        *,
+        lifetime: Callable[[V], float] = lambda _: _TTL_SECONDS,
     ) -> V:
-        """Return the kept value, else read it and keep it.
+        """Return the kept value, else read it and keep it for at most its `lifetime` in seconds.
 
         What `read` raises is raised. Unless it is an outage, it proves that what was kept is gone.
         """
@@ -78,22 +80,23 @@ class FreshCache(Generic[K, V]):
         except Unavailable:
             raise
         except LadingError:
-            self._drop(key)
+            self.drop(key)
             raise
         # Changed while we read: what we hold may be older than what is kept now.
         if self._generation(repository) == seen:
-            until = time.monotonic() + _TTL_SECONDS
+            until = time.monotonic() + min(lifetime(value), _TTL_SECONDS)
             self._keep(key, _Entry(value, size(value) + _ENTRY_BYTES, repository, seen, until))
         return value
 
     def _keep(self, key: K, entry: _Entry[V]) -> None:
-        self._drop(key)
+        self.drop(key)
         self._entries[key] = entry
         self._bytes += entry.weight
         while self._bytes > self._capacity:
             self._bytes -= self._entries.popitem(last=False)[1].weight
 
-    def _drop(self, key: K) -> None:
+    def drop(self, key: K) -> None:
+        """Forget the value: it was changed, or is gone."""
         entry = self._entries.pop(key, None)
         if entry is not None:
             self._bytes -= entry.weight

@@ -6,11 +6,10 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from ociserver.app import migrate_catalog, place
 from ociserver.errors import LadingError
-from ociserver.settings import SettingInvalid, load
+from ociserver.settings import SettingInvalid, add_options, given
 
 _USAGE = 2
 
@@ -21,12 +20,10 @@ def main(arguments: Sequence[str]) -> int:
         prog="lading migrate",
         description="Bring the catalog's schema to this release. Takes the settings of `serve`.",
     )
-    parser.add_argument("--config", metavar="FILE", help="a TOML file of settings")
-    parser.add_argument("--catalog", metavar="CATALOG", help="the catalog's URL")
-    given = {key: value for key, value in vars(parser.parse_args(arguments)).items() if value}
-    config = given.pop("config", None) or os.environ.get("LADING_CONFIG")
+    add_options(parser, {"catalog"})
+    options = parser.parse_args(arguments)
     try:
-        settings = load(given, os.environ, Path(config) if config else None)
+        settings = given(options, os.environ)
         migrate_catalog(settings.catalog)
     except (SettingInvalid, LadingError) as error:
         sys.stderr.write(f"lading migrate: {error}\n")

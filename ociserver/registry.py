@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from ociserver.content import parse_manifest
 from ociserver.errors import (
@@ -21,6 +23,7 @@ from ociserver.errors import (
     ManifestBlobUnknown,
     ManifestUnknown,
     NameUnknown,
+    StorageFull,
     Unavailable,
 )
 from ociserver.fresh import FreshCache
@@ -42,11 +45,25 @@ _REFERRERS_BYTES = 4 * 1024 * 1024 - 1024  # less what stands around the descrip
 
 
 class RegistryReader:
-    """What a pull needs. Every answer holds what was acknowledged before it was asked."""
+    """What a pull needs. Every answer holds what was acknowledged before it was asked.
 
-    def __init__(self, catalog: Catalog, blobs: BlobStore, *, cache_bytes: int) -> None:
+    A push asks too, and leaves out what it is told is there. So what is asked for by digest is kept
+    from the collector anew: a link, or a manifest, that was last renewed so many seconds ago.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        blobs: BlobStore,
+        *,
+        cache_bytes: int,
+        renew_links_after: float = math.inf,
+        renew_manifests_after: float = math.inf,
+    ) -> None:
         self._catalog = catalog
         self._blobs = blobs
+        self._renew_links_after = renew_links_after
+        self._renew_manifests_after = renew_manifests_after
         self._links: FreshCache[tuple[str, str], StoredBlob] = FreshCache(
             catalog.generation, cache_bytes
         )
@@ -56,7 +73,36 @@ class RegistryReader:
         found = await self._catalog.read(lambda tx: tx.manifest(repository, reference))
         if found is None:
             raise ManifestUnknown(f"{repository} has no manifest {reference}")
+        if self.lifetime(found, reference) > 0:
+            return found
+        now = time.time()
+        with suppress(Unavailable, StorageFull):  # no push can go on then
+            if not await self._catalog.write(
+                lambda tx: tx.touch_manifest(repository, found.digest, now)
+            ):
+                raise ManifestUnknown(f"{repository} has no manifest {reference}")
+            return replace(found, touched_at=now)
         return found
+
+    def lifetime(self, found: StoredManifest, reference: Reference) -> float:
+        """Return for how many seconds from now the answer may be given again unasked."""
+        if not isinstance(reference, Digest):
+            return math.inf
+        return found.touched_at + self._renew_manifests_after - time.time()
+
+    async def held_blob(self, repository: RepositoryName, digest: Digest) -> StoredBlob:
+        """Return the blob, which is kept for a push that asks. Raises BlobUnknown."""
+        stored, now = await self.blob(repository, digest), time.time()
+        if stored.linked_at + self._renew_links_after > now:
+            return stored
+        try:
+            there = await self._catalog.write(lambda tx: tx.renew_link(repository, digest, now))
+        except (Unavailable, StorageFull):
+            return stored  # no push can go on either
+        self._links.drop((repository, digest))
+        if not there:
+            raise BlobUnknown(f"{repository} has no blob {digest}")
+        return replace(stored, linked_at=now)
 
     async def blob(self, repository: RepositoryName, digest: Digest) -> StoredBlob:
         """Return where the blob lies. Raises BlobUnknown."""

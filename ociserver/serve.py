@@ -10,16 +10,14 @@ import socket
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import fields
 from functools import partial
-from pathlib import Path
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from ociserver.app import create_app, place, prepare_stores
 from ociserver.errors import LadingError
-from ociserver.settings import SettingInvalid, Settings, load
+from ociserver.settings import SettingInvalid, Settings, add_options, given
 from ociserver.web.protocol import LadingProtocol
 
 _BACKLOG = 2048
@@ -28,13 +26,15 @@ _USAGE = 2
 
 def main(arguments: Sequence[str]) -> int:
     """Run the registry until SIGTERM or SIGINT; return the exit status."""
-    parser = _parser()
-    options = {
-        key: value for key, value in vars(parser.parse_args(arguments)).items() if value is not None
-    }
-    config = options.pop("config", None) or os.environ.get("LADING_CONFIG")
+    parser = argparse.ArgumentParser(
+        prog="lading serve",
+        description="Run the registry.",
+        epilog="Each option is also a variable (LADING_PORT) and a key of the TOML file (port).",
+    )
+    add_options(parser)
+    options = parser.parse_args(arguments)
     try:
-        settings = load(options, os.environ, Path(config) if config else None)
+        settings = given(options, os.environ)
         listener = _listen(settings)
         prepare_stores(settings)
     except (SettingInvalid, LadingError, OSError) as error:
@@ -42,23 +42,6 @@ def main(arguments: Sequence[str]) -> int:
         return _USAGE
     _greet(settings, listener)
     return _run(settings, listener)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="lading serve",
-        description="Run the registry.",
-        epilog="Each option is also a variable (LADING_PORT) and a key of the TOML file (port).",
-    )
-    parser.add_argument("--config", metavar="FILE", help="a TOML file of settings")
-    for one in fields(Settings):
-        form = one.metadata["form"]
-        parser.add_argument(
-            f"--{one.name.replace('_', '-')}",
-            metavar=one.name.upper(),
-            help=f"{one.metadata['help']}: {form.name} (default: {one.default})",
-        )
-    return parser
 
 
 def _listen(settings: Settings) -> socket.socket:

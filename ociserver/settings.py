@@ -6,9 +6,10 @@ takes. `docs/operating.md` says what each is for.
 
 from __future__ import annotations
 
+import argparse
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -34,6 +35,12 @@ class Form:
 
     name: str
     parse: Callable[[str], Any]
+    # What stands for None, where the setting may be without a value.
+    nothing: str | None = None
+
+    def shown(self, value: object) -> str:
+        """Return the value as somebody would write it."""
+        return str(value if value is not None else self.nothing)
 
 
 def _matched(pattern: re.Pattern[str], text: str) -> re.Match[str]:
@@ -82,6 +89,13 @@ def _url(name: str, *patterns: str) -> Form:
         return text
 
     return Form(name, parse)
+
+
+def _or_nothing(nothing: str, form: Form) -> Form:
+    def parse(text: str) -> Any:
+        return None if text.strip() == nothing else form.parse(text)
+
+    return Form(f"{form.name}, or {nothing}", parse, nothing)
 
 
 def _host(text: str) -> str:
@@ -162,6 +176,18 @@ class Settings:
     referrers_limit: int = _setting(1_000, _number(1, 10_000), "most referrers in a page")
     cache: int = _setting(32 << 20, SIZE, "memory for manifests at hand, per worker")
     upload_idle: float = _setting(86_400.0, SECONDS, "end upload sessions untouched this long")
+    gc_grace: float = _setting(
+        86_400.0, SECONDS, "keep a blob so long after it was pushed or asked for, whoever names it"
+    )
+    gc_untagged: float | None = _setting(
+        None,
+        _or_nothing("keep", SECONDS),
+        "drop manifests so long after they were pushed, asked for, or lost a tag",
+    )
+    gc_delay: float = _setting(900.0, SECONDS, "from the end of a blob's last link to its bytes'")
+    gc_interval: float | None = _setting(
+        None, _or_nothing("off", SECONDS), "collect garbage this often, one worker in its turn"
+    )
     body_seconds: float = _setting(30.0, SECONDS, "a body must bring body-bytes in each such time")
     body_bytes: int = _setting(4 << 10, SIZE, "see body-seconds")
     header_limit: int = _setting(160 << 10, SIZE, "most bytes of headers in a request")
@@ -169,6 +195,29 @@ class Settings:
     drain: float = _setting(60.0, SECONDS, "after SIGTERM, time for what is under way to end")
     access_log: str = _setting("on", _choice("on", "off"), "a line for every request")
     log_level: str = _setting("info", _choice("debug", "info", "warning", "error"), "least level")
+
+
+def add_options(parser: argparse.ArgumentParser, names: Container[str] | None = None) -> None:
+    """Have the parser take `--config` and an option for each setting, or for those named."""
+    parser.add_argument("--config", metavar="FILE", help="a TOML file of settings")
+    for one in fields(Settings):
+        form = one.metadata["form"]
+        if names is None or one.name in names:
+            parser.add_argument(
+                f"--{one.name.replace('_', '-')}",
+                metavar=one.name.upper(),
+                help=f"{one.metadata['help']}: {form.name} (default: {form.shown(one.default)})",
+            )
+
+
+def given(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Settings:
+    """Return the settings of a command whose options `add_options` made. Raises SettingInvalid."""
+    known = {one.name for one in fields(Settings)}
+    options = {
+        key: value for key, value in vars(arguments).items() if key in known and value is not None
+    }
+    config = arguments.config or environment.get(f"{_PREFIX}CONFIG")
+    return load(options, environment, Path(config) if config else None)
 
 
 def load(options: Mapping[str, str], environment: Mapping[str, str], file: Path | None) -> Settings:

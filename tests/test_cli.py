@@ -55,7 +55,7 @@ def test_help_of_serve_names_every_setting_its_form_and_its_default() -> None:
     said = " ".join(ended.stdout.split())
     for one in fields(Settings):
         assert f"--{one.name.replace('_', '-')} {one.name.upper()}" in said
-        assert f"(default: {one.default})" in said
+        assert f"(default: {one.metadata['form'].shown(one.default)})" in said
     assert "a whole number from 0 to 65535" in said
     assert "LADING_PORT" in said
     assert "--config" in said

@@ -62,6 +62,26 @@ class Metrics:
         self.overdue = Counter(
             "lading_connections_overdue", "Connections closed for keeping us waiting.", registry=own
         )
+        self._collected = Counter(
+            "lading_collected", "Rows that a collection took.", ("kind",), registry=own
+        )
+        self._collected_bytes = Counter(
+            "lading_collected_bytes", "Bytes of collected blobs.", registry=own
+        )
+        self.deleted = Counter(
+            "lading_objects_deleted", "Discarded objects deleted from the store.", registry=own
+        )
+        self.undeleted = Counter(
+            "lading_objects_undeleted",
+            "Times that the store did not delete a discarded object.",
+            registry=own,
+        )
+        self._last_collection = Gauge(
+            "lading_last_collection_timestamp_seconds",
+            "When this server last ended a collection.",
+            registry=own,
+            multiprocess_mode="max",
+        )
         self._children: dict[tuple[str, str, int], tuple[Any, Any]] = {}
         self._hot: dict[tuple[bytes, int], int] = defaultdict(int)
         self._hot_bytes = 0
@@ -77,6 +97,13 @@ class Metrics:
             )
         children[0].inc()
         children[1].observe(seconds)
+
+    def collected(self, manifests: int, links: int, blobs: int, size: int) -> None:
+        """Count what a collection took, now that it has ended."""
+        for kind, count in (("manifest", manifests), ("link", links), ("blob", blobs)):
+            self._collected.labels(kind).inc(count)
+        self._collected_bytes.inc(size)
+        self._last_collection.set_to_current_time()
 
     def hot(self, method: bytes, status: int, size: int) -> None:
         """Count one manifest answered at once; `fold` adds these up for the scrape."""

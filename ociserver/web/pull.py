@@ -69,13 +69,18 @@ class Pull:
         reference = parse_reference(request.path_params["reference"])
 
         async def render() -> ManifestAnswer:
-            return ManifestAnswer(await self._reader.manifest(name, reference), reference)
+            found = await self._reader.manifest(name, reference)
+            return ManifestAnswer(found, reference, self._reader.lifetime(found, reference))
 
         target = request.scope["raw_path"]
         warning: Headers = []
         try:
             answer = await self._answers.get_or_read(
-                target, name, render, lambda found: len(found.body)
+                target,
+                name,
+                render,
+                lambda found: len(found.body),
+                lifetime=lambda found: found.lifetime,
             )
         except Unavailable:
             if (held := self._answers.stale(target)) is None:
@@ -91,11 +96,12 @@ class Pull:
         """end-2: the whole, one range, or several as multipart/byteranges."""
         name = parse_name(request.path_params["name"])
         digest = Digest.parse(request.path_params["digest"])
-        stored = await self._reader.blob(name, digest)
+        asks = request.method == "HEAD"
+        stored = await (self._reader.held_blob if asks else self._reader.blob)(name, digest)
         etag = f'"{digest}"'
         if is_unchanged(_if_none_match(request), etag):
             return _answer(304, _blob_headers(digest))
-        if request.method == "HEAD":
+        if asks:
             return _answer(200, [*_blob_headers(digest), _length(stored.size), _OCTETS])
         asked = request.headers.get("range")
         if asked is not None and not range_applies(request.headers.get("if-range"), etag):
@@ -173,11 +179,15 @@ def _page(request: Request, document: object, shown: Sequence[str], *, more: boo
 
 
 class ManifestAnswer:
-    """A manifest and its headers, rendered once for every request that asks for it."""
+    """A manifest and its headers, rendered once for every request that asks for it.
 
-    __slots__ = ("body", "etag", "head", "headers", "validator_head", "validators")
+    `lifetime` is for how many seconds it may be given to them.
+    """
 
-    def __init__(self, found: StoredManifest, reference: Reference) -> None:
+    __slots__ = ("body", "etag", "head", "headers", "lifetime", "validator_head", "validators")
+
+    def __init__(self, found: StoredManifest, reference: Reference, lifetime: float) -> None:
+        self.lifetime = lifetime
         digest = found.digest.encode()
         self.etag = f'"{found.digest}"'
         self.validators: Headers = [
