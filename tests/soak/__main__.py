@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -23,7 +23,7 @@ import httpx
 from tests import s3
 from tests.postgres import PostgresServer
 from tests.serving import Served, digest_of
-from tests.soak.pushes import Client, Pushed, Told
+from tests.soak.pushes import Pushed, Told, run_clients
 
 _CLIENTS = 16
 _PROCESSES = 2
@@ -77,10 +77,11 @@ def main() -> int:
 def _push(pushes: int, ports: list[int]) -> list[Told]:
     began = time.monotonic()
     share = -(-pushes // _CLIENTS)
+    shares = [list(range(first, _CLIENTS, _PROCESSES)) for first in range(_PROCESSES)]
     spawned = multiprocessing.get_context("spawn")
-    work = [(list(range(first, _CLIENTS, _PROCESSES)), share, ports) for first in range(_PROCESSES)]
-    with spawned.Pool(_PROCESSES) as pool:
-        told = [each for some in pool.starmap(_some_clients, work) for each in some]
+    with ProcessPoolExecutor(_PROCESSES, mp_context=spawned) as pool:
+        running = [pool.submit(run_clients, numbers, share, ports) for numbers in shares]
+        told = [each for one in running for each in one.result()]
     seconds = time.monotonic() - began
     done = sum(each.pushes for each in told)
     skipped = sum(each.skipped_blobs for each in told)
@@ -90,11 +91,6 @@ def _push(pushes: int, ports: list[int]) -> list[Told]:
         flush=True,
     )
     return told
-
-
-def _some_clients(numbers: list[int], share: int, ports: list[int]) -> list[Told]:
-    with ThreadPoolExecutor(len(numbers)) as pool:
-        return list(pool.map(lambda number: Client(number, ports).run(share), numbers))
 
 
 def _alive(told: Told) -> list[Pushed]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from urllib.parse import quote
@@ -245,3 +246,9 @@ class Client:
         answer = wire.getresponse()
         said = answer.read()
         return answer.status, answer.headers.get("Location") or said.decode(errors="replace")[:300]
+
+
+def run_clients(numbers: list[int], pushes: int, ports: list[int]) -> list[Told]:
+    """Run the clients of these numbers at once, each until it has pushed so many manifests."""
+    with ThreadPoolExecutor(len(numbers)) as pool:
+        return list(pool.map(lambda number: Client(number, ports).run(pushes), numbers))
