@@ -58,6 +58,10 @@ class BlobUnknown(LadingError):
     """The repository links no blob of this digest."""
 
 
+class BlobQuarantined(BlobUnknown):
+    """The bytes were found damaged, or gone: until they are pushed again there is no such blob."""
+
+
 class BlobReferenced(LadingError):
     """A manifest of the repository still needs the blob."""
 
@@ -132,6 +136,10 @@ class StorageFull(LadingError):
 
 class Unavailable(LadingError):
     """A store cannot answer now; the same request may succeed later."""
+
+
+class BlobDamaged(Unavailable):
+    """The store itself says that it has no such object, or one of another size: no outage."""
 
 
 class ClientGone(Exception):

@@ -50,6 +50,31 @@ class StoredObject:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ListedObject:
+    """What a listing of the blob store shows under a name that can only be ours.
+
+    It is the object of that `key`, or, where there is a `mark`, something beside it that only a
+    row whose state holds the mark may name. `size` is None where the store does not tell.
+    """
+
+    key: str
+    name: str
+    size: int | None
+    modified_at: float
+    mark: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedBlob:
+    """A blob as scrub checks it: the object of that key should be these bytes."""
+
+    key: str
+    size: int
+    digests: Sequence[Digest]
+    quarantined: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Committed:
     """The key that holds a blob's bytes; `spare` is the session's own object, where not needed."""
 
@@ -121,7 +146,11 @@ class BlobRows(Protocol):
     """Which bytes exist, and which repositories link them."""
 
     def blob(self, repository: RepositoryName, digest: Digest) -> StoredBlob | None:
-        """Return the blob that this repository links under the digest."""
+        """Return the blob that this repository links under the digest.
+
+        Raises BlobQuarantined where it links one whose bytes are damaged; mounting, and what is
+        `missing`, take it for absent.
+        """
 
     def mount(
         self,
@@ -165,7 +194,8 @@ class UploadRows(Protocol):
     ) -> Committed | None:
         """End the session: its bytes are a blob of these digests, linked to its repository.
 
-        Where such bytes are held already, the session's own object is discarded. None where the
+        Where such bytes are held already, the session's own object is discarded; where those are
+        quarantined, it takes their place for every repository that links them. None where the
         session is gone.
         """
 
@@ -247,7 +277,43 @@ class CollectionRows(Protocol):
         """Take those that nobody links, discard their objects as of `since`; return their sizes."""
 
 
-class CatalogTx(ManifestRows, BlobRows, UploadRows, LeaseRows, PinRows, CollectionRows, Protocol):
+class ScrubRows(Protocol):
+    """What is checked of blobs, and which names of the store are on record."""
+
+    def unchecked(self, before: float, limit: int, skip: Sequence[str]) -> Sequence[CheckedBlob]:
+        """Return blobs never checked, then those least recently checked before then.
+
+        Neither those of the keys in `skip` nor what is in quarantine.
+        """
+
+    def quarantined(self, before: float, limit: int, skip: Sequence[str]) -> Sequence[CheckedBlob]:
+        """Return blobs in quarantine that were last checked before then."""
+
+    def record_checks(self, keys: Sequence[str], now: float) -> None:
+        """Record when the blobs of these keys were checked."""
+
+    def quarantine(self, key: str, now: float) -> bool:
+        """Put the blob in quarantine, or leave it there; False where there is none of that key."""
+
+    def lift_quarantine(self, key: str, now: float) -> bool:
+        """Take the blob from quarantine, its bytes being right; False where it is not in it."""
+
+    def linking(self, key: str) -> Sequence[RepositoryName]:
+        """Return the repositories that link the blob, by name."""
+
+    def blobs_between(self, after: str, until: str | None, limit: int) -> Sequence[CheckedBlob]:
+        """Return blobs by key: after the one, up to the other."""
+
+    def blob_keys(self, keys: Sequence[str]) -> set[str]:
+        """Return which of these, 1,000 at most, are keys of blobs."""
+
+    def unfinished(self, keys: Sequence[str]) -> Sequence[StoredObject]:
+        """Return which of these, 1,000 at most, are of uploads in flight or discarded objects."""
+
+
+class CatalogTx(
+    ManifestRows, BlobRows, UploadRows, LeaseRows, PinRows, CollectionRows, ScrubRows, Protocol
+):
     """One transaction. Every method is plain: a transaction is one function without an await."""
 
 
@@ -355,7 +421,8 @@ class BlobStore(Protocol):
     async def open(self, key: str, size: int, first: tuple[int, int] | None = None) -> BlobReader:
         """Open for reading; `first` is (offset, count) of what will be read first, if not all.
 
-        Raises Unavailable where a catalogued object is not there, or is not of that size.
+        Raises BlobDamaged where the store itself says that a catalogued object is not there, or is
+        not of that size; Unavailable where nobody can tell.
         """
 
     async def delete(self, objects: Sequence[StoredObject]) -> None:
@@ -369,3 +436,16 @@ class BlobStore(Protocol):
 
     async def aclose(self) -> None:
         """Finish what runs and release everything."""
+
+
+class ListedStore(BlobStore, Protocol):
+    """A blob store that shows what is in it: for scrub alone, as it takes long and costs money."""
+
+    def objects(self) -> AsyncIterator[ListedObject]:
+        """Yield what is there under names that can be ours, whole objects in the order of keys.
+
+        What comes or goes meanwhile may be among it or not. Raises Unavailable.
+        """
+
+    async def remove(self, listed: Sequence[ListedObject]) -> None:
+        """Delete just these, and nothing else of their keys; returns as `delete` does."""

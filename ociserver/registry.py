@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 from ociserver.content import parse_manifest
 from ociserver.errors import (
+    BlobQuarantined,
     BlobReferenced,
     BlobUnknown,
     DigestMismatch,
@@ -105,7 +106,7 @@ class RegistryReader:
         return replace(stored, linked_at=now)
 
     async def blob(self, repository: RepositoryName, digest: Digest) -> StoredBlob:
-        """Return where the blob lies. Raises BlobUnknown."""
+        """Return where the blob lies. Raises BlobUnknown, BlobQuarantined."""
 
         async def read() -> StoredBlob:
             found = await self._catalog.read(lambda tx: tx.blob(repository, digest))
@@ -238,8 +239,10 @@ class RegistryWriter:
         """Take the blob from the repository (end-10). Raises BlobUnknown, BlobReferenced."""
 
         def work(tx: CatalogTx) -> None:
-            if tx.blob(repository, digest) is None:
-                raise BlobUnknown(f"{repository} has no blob {digest}")
+            # What is damaged may go like anything else.
+            with suppress(BlobQuarantined):
+                if tx.blob(repository, digest) is None:
+                    raise BlobUnknown(f"{repository} has no blob {digest}")
             if parent := tx.needed_by(repository, digest):
                 raise BlobReferenced(f"manifest {parent} of {repository} still names {digest}")
             tx.unlink_blob(repository, digest)

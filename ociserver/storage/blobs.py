@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import bindparam, delete, select, update
+from sqlalchemy import bindparam, delete, literal, select, update
 
 from ociserver.content import Manifest
+from ociserver.errors import BlobQuarantined
 from ociserver.ports import StoredBlob
 from ociserver.refs import Digest, RepositoryName
-from ociserver.storage.schema import blob, blob_digest, manifest, manifest_child, repository_blob
+from ociserver.storage.schema import (
+    blob,
+    blob_digest,
+    manifest,
+    manifest_child,
+    repository,
+    repository_blob,
+)
 from ociserver.storage.transaction import RENEWAL_SECONDS, SqlTransaction, repository_named
 
 # Parameters one statement may carry; SQLite's own bound is 32,766, asyncpg's 32,767.
@@ -17,7 +25,7 @@ _BATCH = 1000
 _MISSING_NAMED = 100
 
 _linked_blob = (
-    select(blob.c.key, blob.c.size, repository_blob.c.linked_at)
+    select(blob.c.key, blob.c.size, blob.c.quarantined_at, repository_blob.c.linked_at)
     .join(blob_digest, blob_digest.c.blob_id == blob.c.id)
     .join(repository_blob, repository_blob.c.blob_id == blob.c.id)
     .where(
@@ -28,8 +36,10 @@ _linked_blob = (
 _held_blobs = (
     select(blob_digest.c.digest)
     .join(repository_blob, repository_blob.c.blob_id == blob_digest.c.blob_id)
+    .join(blob, blob.c.id == blob_digest.c.blob_id)
     .where(
         repository_blob.c.repository_id == repository_named,
+        blob.c.quarantined_at.is_(None),
         blob_digest.c.digest.in_(bindparam("names", expanding=True)),
     )
 )
@@ -61,6 +71,10 @@ class BlobSql(SqlTransaction):
         ).one_or_none()
         if row is None:
             return None
+        if row.quarantined_at is not None:
+            raise BlobQuarantined(
+                f"{repository} has blob {digest} in quarantine, damaged: pushing it again heals it"
+            )
         return StoredBlob(key=row.key, size=row.size, linked_at=row.linked_at)
 
     def mount(
@@ -73,7 +87,8 @@ class BlobSql(SqlTransaction):
         linked = (
             select(repository_blob.c.blob_id)
             .join(blob_digest, blob_digest.c.blob_id == repository_blob.c.blob_id)
-            .where(blob_digest.c.digest == bindparam("digest"))
+            .join(blob, blob.c.id == repository_blob.c.blob_id)
+            .where(blob_digest.c.digest == bindparam("digest"), blob.c.quarantined_at.is_(None))
             .limit(1)
         )
         if source is not None:
@@ -135,6 +150,30 @@ class BlobSql(SqlTransaction):
                 if len(absent) >= _MISSING_NAMED:
                     return absent[:_MISSING_NAMED]
         return absent
+
+    def _replace(self, damaged: int, sound: int) -> None:
+        """Let one blob be what another was: its digests, and its links with their ages."""
+        of_damaged = repository_blob.c.blob_id == damaged
+        links = select(
+            repository_blob.c.repository_id, literal(sound), repository_blob.c.linked_at
+        ).where(of_damaged)
+        columns = ["repository_id", "blob_id", "linked_at"]
+        self.changed.update(self._linking(damaged))
+        self._db.execute(self._inserts.new[repository_blob].from_select(columns, links))
+        self._db.execute(delete(repository_blob).where(of_damaged))
+        names = update(blob_digest).where(blob_digest.c.blob_id == damaged)
+        self._db.execute(names.values(blob_id=sound))
+        self._db.execute(delete(blob).where(blob.c.id == damaged))
+
+    def _linking(self, blob_id: int) -> Sequence[RepositoryName]:
+        """Return the repositories that link the blob, by name."""
+        names = (
+            select(repository.c.name)
+            .join(repository_blob, repository_blob.c.repository_id == repository.c.id)
+            .where(repository_blob.c.blob_id == blob_id)
+            .order_by(repository.c.name)
+        )
+        return [RepositoryName(name) for name in self._db.execute(names).scalars()]
 
     def _link(self, repository: RepositoryName, blob_id: int, now: float) -> None:
         values = {

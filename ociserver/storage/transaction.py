@@ -37,7 +37,7 @@ class _Inserts:
 
     def __init__(self, dialect: str) -> None:
         made = {"sqlite": sqlite, "postgresql": postgresql}[dialect].insert
-        tables = (repository, manifest, tag, blob_digest, discarded, pin)
+        tables = (repository, manifest, tag, blob_digest, repository_blob, discarded, pin)
         self.new = {table: made(table).on_conflict_do_nothing() for table in tables}
         link = made(repository_blob)
         self.link = link.on_conflict_do_update(

@@ -41,7 +41,7 @@ _kept = (
 _ended = delete(upload).where(upload.c.id == bindparam("upload")).returning(upload.c.store_state)
 _ended_if_idle = _ended.where(upload.c.touched_at < bindparam("idle_since"))
 _held = (
-    select(blob.c.id, blob.c.key)
+    select(blob.c.id, blob.c.key, blob.c.quarantined_at)
     .distinct()
     .join(blob_digest, blob_digest.c.blob_id == blob.c.id)
     .where(blob_digest.c.digest.in_(bindparam("names", expanding=True)))
@@ -97,13 +97,18 @@ class UploadSql(BlobSql):
         if own is None:
             return None
         names = list(digests)
-        held = self._db.execute(_held, {"names": names}).all()
+        found = self._db.execute(_held, {"names": names}).all()
+        held = [row for row in found if row.quarantined_at is None]
         spare = own if held else None
         if spare is not None:
             self._discard(spare, now)
         else:
             values = {"key": session.id, "size": session.offset, "created_at": now}
-            held = self._db.execute(_new_blob, values).all()
+            held = list(self._db.execute(_new_blob, values))
+        for row in found:
+            if row.quarantined_at is not None:
+                self._replace(damaged=row.id, sound=held[0].id)
+                self._discard(StoredObject(key=row.key, state=None), now)
         for name in names:
             self._insert_new(blob_digest, {"digest": name, "blob_id": held[0].id})
         # Held twice where each was pushed under an algorithm of its own: either name must work.
