@@ -18,9 +18,10 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ociserver.errors import StorageFull, Unavailable, UploadBusy, UploadLost
-from ociserver.ports import Keep, StoredObject
+from ociserver.errors import BlobDamaged, StorageFull, Unavailable, UploadBusy, UploadLost
+from ociserver.ports import Keep, ListedObject, StoredObject
 from ociserver.threads import in_thread
+from ociserver.upload import is_session_id
 
 T = TypeVar("T")
 _Opened = TypeVar("_Opened", "_FileWriter", "_FileWriter | None")
@@ -38,7 +39,7 @@ _READ_BYTES = 1024 * 1024
 
 
 class FileBlobs:
-    """`ports.BlobStore` in one folder, shared by worker processes."""
+    """`ports.ListedStore` in one folder, shared by worker processes."""
 
     def __init__(self, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
@@ -85,6 +86,14 @@ class FileBlobs:
 
     async def delete(self, objects: Sequence[StoredObject]) -> None:
         await self._run(self._delete, [each.key for each in objects])
+
+    async def objects(self) -> AsyncIterator[ListedObject]:
+        for folder in await self._run(self._folders):
+            for each in await self._run(_listed, folder):
+                yield each
+
+    async def remove(self, listed: Sequence[ListedObject]) -> None:
+        await self._run(self._delete, [each.key for each in listed])
 
     async def check(self) -> None:
         await self._run(self._check)
@@ -136,12 +145,17 @@ class FileBlobs:
     def _open_reader(self, key: str, size: int) -> _FileReader:
         try:
             descriptor = os.open(self._folder(key) / key, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            if self._folders():
+                raise BlobDamaged(f"blob object {key} is not there") from error
+            # Not a proof: a disk that is not mounted leaves an empty folder, too.
+            raise Unavailable(f"blob object {key} is not there, nor is any other") from error
         except OSError as error:
             raise Unavailable(f"blob object {key} cannot be opened: {error.strerror}") from error
         there = os.fstat(descriptor).st_size
         if there != size:
             os.close(descriptor)
-            raise Unavailable(f"blob object {key} has {there} bytes, the catalog says {size}")
+            raise BlobDamaged(f"blob object {key} has {there} bytes, the catalog says {size}")
         return _FileReader(self._run, descriptor)
 
     def _delete(self, keys: Sequence[str]) -> None:
@@ -151,6 +165,10 @@ class FileBlobs:
             for folder in {self._folder(key) for key in keys}:
                 if folder.exists():
                     _sync_folder(folder)
+
+    def _folders(self) -> list[Path]:
+        with _translated():
+            return sorted(each for each in self._root.iterdir() if each.is_dir())
 
     def _check(self) -> None:
         try:
@@ -223,8 +241,12 @@ class _FileReader:
         self._descriptor = descriptor
 
     async def read(self, offset: int, count: int) -> bytes:
-        piece: bytes = await self._run(os.pread, self._descriptor, count, offset)
+        piece: bytes = await self._run(self._read, offset, count)
         return piece
+
+    def _read(self, offset: int, count: int) -> bytes:
+        with _translated():
+            return os.pread(self._descriptor, count, offset)
 
     async def stream(self, offset: int, count: int) -> AsyncIterator[bytes]:
         for start in range(offset, offset + count, _READ_BYTES):
@@ -270,6 +292,23 @@ def _write_past_cache(descriptor: int, offset: int, view: memoryview) -> int:
     finally:
         fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
     return written
+
+
+def _listed(folder: Path) -> list[ListedObject]:
+    """Return the objects of one folder; other files that may lie there are none of ours."""
+    found = []
+    with _translated():
+        for path in sorted(folder.iterdir()):
+            key = path.name
+            if is_session_id(key) and key[:2] == folder.name:
+                with suppress(FileNotFoundError):
+                    about = path.stat()
+                    found.append(
+                        ListedObject(
+                            key=key, name=key, size=about.st_size, modified_at=about.st_mtime
+                        )
+                    )
+    return found
 
 
 def _sync_folder(folder: Path) -> None:

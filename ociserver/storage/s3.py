@@ -12,10 +12,11 @@ from contextlib import asynccontextmanager
 
 from ociserver.errors import LeaseTaken, UploadBusy
 from ociserver.leases import LEASE_SECONDS, Leases
-from ociserver.ports import Keep, StoredObject
-from ociserver.storage.s3_client import S3
+from ociserver.ports import Keep, ListedObject, StoredObject
+from ociserver.storage.s3_client import S3, Lying
 from ociserver.storage.s3_reader import S3Reader
 from ociserver.storage.s3_writer import TAILS, Room, S3Writer, read_state
+from ociserver.upload import is_session_id
 
 # A client that goes on at once may meet its own last request, or that of a replica that died.
 _PATIENCE_SECONDS = LEASE_SECONDS + 1
@@ -26,7 +27,7 @@ _ABORTED_AT_ONCE = 16
 
 
 class S3Blobs:
-    """`ports.BlobStore` in one bucket, shared by replicas. Used inside one event loop."""
+    """`ports.ListedStore` in one bucket, shared by replicas. Used inside one event loop."""
 
     def __init__(
         self, s3: S3, leases: Leases, *, memory: int, patience: float = _PATIENCE_SECONDS
@@ -59,8 +60,27 @@ class S3Blobs:
         return await S3Reader.open(self._s3, key, size, first)
 
     async def delete(self, objects: Sequence[StoredObject]) -> None:
-        await self._abort(objects)
-        keys = [key for each in objects for key in _keys(each)]
+        uploads = [(each.key, read_state(each.state)[0]) for each in objects]
+        await self._abort([(key, upload.id) for key, upload in uploads if upload])
+        await self._remove([key for each in objects for key in _keys(each)])
+
+    async def objects(self) -> AsyncIterator[ListedObject]:
+        for pages in (self._s3.objects, self._s3.uploads):
+            following = None
+            while True:
+                page, following = await pages(following)
+                for each in page:
+                    if (ours := _as_ours(each)) is not None:
+                        yield ours
+                if following is None:
+                    break
+
+    async def remove(self, listed: Sequence[ListedObject]) -> None:
+        marked = [(each.key, each.mark) for each in listed]
+        await self._abort([(key, mark.decode()) for key, mark in marked if mark])
+        await self._remove([each.name for each in listed if not each.mark])
+
+    async def _remove(self, keys: Sequence[str]) -> None:
         starts = range(0, len(keys), _DELETED_AT_ONCE)
         done = await asyncio.gather(
             *(self._s3.remove(keys[start : start + _DELETED_AT_ONCE]) for start in starts),
@@ -76,15 +96,14 @@ class S3Blobs:
     async def aclose(self) -> None:
         await self._s3.aclose()
 
-    async def _abort(self, objects: Sequence[StoredObject]) -> None:
+    async def _abort(self, uploads: Sequence[tuple[str, str]]) -> None:
         gate = asyncio.Semaphore(_ABORTED_AT_ONCE)
 
         async def abort(key: str, upload_id: str) -> None:
             async with gate:
                 await self._s3.abort(key, upload_id)
 
-        uploads = [(each.key, read_state(each.state)[0]) for each in objects]
-        await asyncio.gather(*(abort(key, upload.id) for key, upload in uploads if upload))
+        await asyncio.gather(*(abort(key, upload_id) for key, upload_id in uploads))
 
     @asynccontextmanager
     async def _held(self, key: str) -> AsyncIterator[None]:
@@ -103,3 +122,17 @@ def _keys(stored: StoredObject) -> list[str]:
     """Return every key that the object may have left something under."""
     _, _, had_tails = read_state(stored.state)
     return [stored.key, *((stored.key + tail for tail in TAILS) if had_tails else ())]
+
+
+def _as_ours(lying: Lying) -> ListedObject | None:
+    """Return what the name says, None where we give no such name."""
+    tail = lying.name.endswith(TAILS)
+    key = lying.name.rpartition(".")[0] if tail else lying.name
+    if not is_session_id(key) or (tail and lying.id):
+        return None
+    mark = b"" if tail else None
+    if lying.id:
+        mark = lying.id.encode()
+    return ListedObject(
+        key=key, name=lying.name, size=lying.size, modified_at=lying.since.timestamp(), mark=mark
+    )

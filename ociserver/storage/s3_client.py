@@ -14,6 +14,7 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from aiobotocore.session import AioSession
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ociserver.bucket import Bucket
-from ociserver.errors import StorageFull, Unavailable, UploadLost
+from ociserver.errors import BlobDamaged, StorageFull, Unavailable, UploadLost
 
 if TYPE_CHECKING:
     from aiobotocore.response import StreamingBody
@@ -42,6 +43,7 @@ _AT_ONCE = 16
 _FULL = frozenset({"XMinioStorageFull", "QuotaExceeded", "InsufficientCapacity"})
 # Answers to Complete, UploadPart and Abort after which the parts are not what we believe they are.
 _PARTS_LOST = frozenset({"NoSuchUpload", "InvalidPart", "InvalidPartOrder", "EntityTooSmall"})
+_NO_OBJECT = "NoSuchKey"
 _CONTENT = "lading-content"
 _UPLOAD = "lading-upload"
 
@@ -61,6 +63,16 @@ class Multipart:
 
     id: str
     nonce: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lying:
+    """What a listing shows: an object, or a multipart upload, which has an id and no size."""
+
+    name: str
+    since: datetime
+    size: int | None = None
+    id: str | None = None
 
 
 class S3:
@@ -114,7 +126,7 @@ class S3:
     async def get(self, key: str, span: tuple[int, int] | None) -> tuple[StreamingBody, int]:
         """Return the body of the object, or of its `span` (first and last byte), and its size.
 
-        Raises Unavailable, also where the object is not there or ends before the span.
+        Raises BlobDamaged where the object is not there, Unavailable where nobody can tell.
         """
         client = await self._client("calls")
         wanted = {"Range": f"bytes={span[0]}-{span[1]}"} if span else {}
@@ -122,7 +134,10 @@ class S3:
             async with _translated():
                 found = await client.get_object(**self._at(key), **wanted)  # type: ignore[arg-type]
         except _AbsentError as error:
-            raise Unavailable(f"blob object {key} is not in the bucket") from error
+            # A lost bucket, or a proxy that knows no such path, is no proof.
+            if str(error) != _NO_OBJECT:
+                raise Unavailable(f"the blob store answered {error}") from error
+            raise BlobDamaged(f"blob object {key} is not there") from error
         if span is None:
             return found["Body"], found["ContentLength"]
         return found["Body"], int(found.get("ContentRange", "/-1").rpartition("/")[2])
@@ -219,6 +234,41 @@ class S3:
                 await client.abort_multipart_upload(**self._at(key), UploadId=upload_id)
         except (UploadLost, _AbsentError):
             return
+
+    # -- what lies there
+
+    async def objects(self, token: str | None) -> tuple[list[Lying], str | None]:
+        """Return a page of the objects of this prefix, by name, and the token of the next page."""
+        bucket = self._bucket
+        client = await self._client("calls")
+        # With a delimiter: what others keep in folders of their own is none of ours.
+        asked: Any = {"Bucket": bucket.name, "Prefix": bucket.prefix, "Delimiter": "/"}
+        if token is not None:
+            asked["ContinuationToken"] = token
+        async with _listed(bucket.name):
+            page = await client.list_objects_v2(**asked)
+        found = [
+            Lying(each["Key"].removeprefix(bucket.prefix), each["LastModified"], each["Size"])
+            for each in page.get("Contents", [])
+        ]
+        return found, page.get("NextContinuationToken")
+
+    async def uploads(self, after: str | None) -> tuple[list[Lying], str | None]:
+        """Return a page of the multipart uploads of this prefix, and after what the next begins.
+
+        The whole bucket is asked for, as MinIO finds nothing by a true prefix; pages go by key, as
+        versitygw refuses to go on within one. A key's uploads beyond a page's end are left out.
+        """
+        bucket = self._bucket
+        client = await self._client("calls")
+        async with _listed(bucket.name):
+            page = await client.list_multipart_uploads(Bucket=bucket.name, KeyMarker=after or "")
+        found = [
+            Lying(each["Key"].removeprefix(bucket.prefix), each["Initiated"], id=each["UploadId"])
+            for each in page.get("Uploads", [])
+            if each["Key"].startswith(bucket.prefix)
+        ]
+        return found, page.get("NextKeyMarker") if page.get("IsTruncated") else None
 
     # -- the rest is how
 
@@ -359,6 +409,15 @@ async def _translated() -> AsyncIterator[None]:
         raise _meaning(error) from error
     except (BotoCoreError, aiohttp.ClientError, OSError, TimeoutError) as error:
         raise Unavailable(f"the blob store is out of reach: {error}") from error
+
+
+@asynccontextmanager
+async def _listed(bucket: str) -> AsyncIterator[None]:
+    try:
+        async with _translated():
+            yield
+    except _AbsentError as error:
+        raise Unavailable(f"there is no bucket {bucket}") from error
 
 
 def _meaning(error: ClientError) -> Exception:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 from botocore.exceptions import BotoCoreError
 
-from ociserver.errors import Unavailable
+from ociserver.errors import BlobDamaged, Unavailable
 from ociserver.storage.s3_client import S3
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class S3Reader:
     ) -> S3Reader:
         """Open an object of that size; `first` is (offset, count) of the first stretch, if not all.
 
-        Raises Unavailable where it is not there, or of another size.
+        Raises BlobDamaged where it is not there, or of another size.
         """
         reader = cls(s3, key, size)
         offset, count = first or (0, size)
@@ -89,7 +89,7 @@ class S3Reader:
         body, size = await self._s3.get(self._key, span)
         if size != self._size:
             body.close()
-            raise Unavailable(
+            raise BlobDamaged(
                 f"blob object {self._key} has {size} bytes, the catalog says {self._size}"
             )
         self._bodies.add(body)

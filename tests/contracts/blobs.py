@@ -15,10 +15,10 @@ from uuid import UUID
 import pytest
 
 from ociserver.errors import Unavailable, UploadBusy
-from ociserver.ports import BlobStore, BlobWriter, StoredObject
+from ociserver.ports import BlobStore, BlobWriter, ListedStore, StoredObject
 
 T = TypeVar("T")
-Make = Callable[[], BlobStore]
+Make = Callable[[], ListedStore]
 
 KEY = UUID(int=1).hex
 OTHER = UUID(int=2).hex

@@ -13,13 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from ociserver.errors import Unavailable, UploadBusy, UploadLost
+from ociserver.errors import BlobDamaged, Unavailable, UploadBusy, UploadLost
 from ociserver.storage.files import FileBlobs
 from tests.contracts.blobs import (
     KEY,
     OPENED,
     OTHER,
-    BlobStoreContract,
     Make,
     content,
     stored,
@@ -27,6 +26,7 @@ from tests.contracts.blobs import (
     writing,
     written,
 )
+from tests.contracts.listing import ListingContract, listed
 
 # Another worker that has the object open until it is told to end, or is killed.
 HOLDER = """
@@ -56,7 +56,7 @@ def open_files() -> set[str]:
     return found
 
 
-class TestFiles(BlobStoreContract):
+class TestFiles(ListingContract):
     @pytest.fixture
     def make(self, tmp_path: Path) -> Iterator[Make]:
         self.root = tmp_path / "blobs"
@@ -222,5 +222,35 @@ class TestFiles(BlobStoreContract):
             with pytest.raises(Unavailable):
                 await store.open(KEY, 5)
             await store.delete(stored(KEY))
+
+        told(story)
+
+    def test_a_lost_file_is_damage_but_not_where_all_are_gone(
+        self, make: Make, tmp_path: Path
+    ) -> None:
+        async def story() -> None:
+            store = make()
+            await written(store, b"cargo")
+            (tmp_path / "blobs" / KEY[:2] / KEY).unlink()
+            with pytest.raises(BlobDamaged):
+                await store.open(KEY, 5)
+            # As it is where the disk is not mounted.
+            (tmp_path / "blobs" / KEY[:2]).rmdir()
+            with pytest.raises(Unavailable) as raised:
+                await store.open(KEY, 5)
+            assert not isinstance(raised.value, BlobDamaged)
+
+        told(story)
+
+    def test_files_that_are_none_of_ours_are_not_listed(self, make: Make, tmp_path: Path) -> None:
+        async def story() -> None:
+            store = make()
+            await written(store, b"cargo")
+            folder = tmp_path / "blobs" / KEY[:2]
+            for name in (f"{KEY}.copy", ".nfs01", OTHER.replace("0", "f")):
+                (folder / name).write_bytes(b"theirs")
+            (tmp_path / "blobs" / "lost+found").mkdir()
+            (tmp_path / "blobs" / KEY).write_bytes(b"theirs")
+            assert [each.key for each in await listed(store)] == [KEY]
 
         told(story)
