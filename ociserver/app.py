@@ -21,7 +21,7 @@ from ociserver.discards import Discards, Swept
 from ociserver.errors import Unavailable
 from ociserver.fresh import FreshCache
 from ociserver.leases import Leases
-from ociserver.ports import BlobStore, Catalog, Presign
+from ociserver.ports import Catalog, ListedStore, Presign
 from ociserver.registry import RegistryReader, RegistryWriter
 from ociserver.retention import Retention
 from ociserver.sessions import Uploads
@@ -142,11 +142,10 @@ def migrate_catalog(url: str) -> None:
 
 
 @asynccontextmanager
-async def collecting(settings: Settings) -> AsyncIterator[Collector]:
-    """Open the stores of a registry, which may be serving, for its collector.
+async def existing_stores(settings: Settings) -> AsyncIterator[tuple[Catalog, ListedStore]]:
+    """Open the stores of a registry, which may be serving. Raises Unavailable.
 
-    Nothing is made: objects of a folder that is not there would all pass for deleted. Raises
-    Unavailable.
+    Nothing is made: beside an empty store, everything in the other one would pass for lost.
     """
     for url in (settings.catalog, settings.blobs):
         if urlsplit(url).scheme in _LOCAL and not path_of(url).exists():
@@ -157,7 +156,7 @@ async def collecting(settings: Settings) -> AsyncIterator[Collector]:
     catalog = _catalog(settings.catalog)
     blobs, _ = _blobs(settings, catalog)
     try:
-        yield Collector(catalog, Discards(catalog, blobs), _retention(settings))
+        yield catalog, blobs
     finally:
         await catalog.aclose()
         await blobs.aclose()
@@ -187,7 +186,7 @@ def _catalog(url: str) -> Catalog:
     return SqliteCatalog(path_of(url))
 
 
-def _blobs(settings: Settings, catalog: Catalog) -> tuple[BlobStore, Presign | None]:
+def _blobs(settings: Settings, catalog: Catalog) -> tuple[ListedStore, Presign | None]:
     """Return the blob store, and its way to sign URLs if it has one."""
     if not settings.blobs.startswith(_S3):
         return FileBlobs(path_of(settings.blobs)), None

@@ -12,6 +12,10 @@ from ociserver import __version__
 COMMANDS = {
     "serve": ("ociserver.serve:main", "run the registry"),
     "gc": ("ociserver.gc:main", "drop what nobody needs any more, beside a registry that serves"),
+    "scrub": (
+        "ociserver.scrub:main",
+        "hash blobs again, hold catalog and store against each other",
+    ),
     "migrate": ("ociserver.migrate:main", "bring the catalog's schema to this release"),
 }
 

@@ -12,9 +12,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ociserver.app import collecting
+from ociserver.app import existing_stores
 from ociserver.collector import Collected, Collector
+from ociserver.discards import Discards
 from ociserver.errors import LadingError
+from ociserver.retention import Retention
 from ociserver.settings import SettingInvalid, add_options, given
 
 _UNDELETED = 1
@@ -37,7 +39,11 @@ def main(arguments: Sequence[str]) -> int:
         settings = given(options, os.environ)
 
         async def work() -> int:
-            async with collecting(settings) as collector:
+            async with existing_stores(settings) as (catalog, blobs):
+                retention = Retention(
+                    grace=settings.gc_grace, delay=settings.gc_delay, untagged=settings.gc_untagged
+                )
+                collector = Collector(catalog, Discards(catalog, blobs), retention)
                 return await (_explain if options.dry_run else _collect)(collector)
 
         return asyncio.run(work())
