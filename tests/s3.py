@@ -194,6 +194,10 @@ class S3Server:
         """Take an object away."""
         self._ask(lambda s3: s3.delete_object(Bucket=bucket, Key=key))
 
+    def begin_upload(self, bucket: str, key: str) -> None:
+        """Begin a multipart upload and leave it."""
+        self._ask(lambda s3: s3.create_multipart_upload(Bucket=bucket, Key=key))
+
     def _ask(self, question: Callable[[S3Client], Awaitable[T]]) -> T:
         async def main() -> T:
             async with self.client(attempts=3) as s3:
