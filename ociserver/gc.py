@@ -12,12 +12,12 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ociserver.app import existing_stores
 from ociserver.collector import Collected, Collector
 from ociserver.discards import Discards
 from ociserver.errors import LadingError
 from ociserver.retention import Retention
 from ociserver.settings import SettingInvalid, add_options, given
+from ociserver.stores import existing_stores
 
 _UNDELETED = 1
 _USAGE = 2
@@ -39,11 +39,13 @@ def main(arguments: Sequence[str]) -> int:
         settings = given(options, os.environ)
 
         async def work() -> int:
-            async with existing_stores(settings) as (catalog, blobs):
+            async with existing_stores(settings) as stores:
                 retention = Retention(
                     grace=settings.gc_grace, delay=settings.gc_delay, untagged=settings.gc_untagged
                 )
-                collector = Collector(catalog, Discards(catalog, blobs), retention)
+                collector = Collector(
+                    stores.catalog, Discards(stores.catalog, stores.blobs), retention
+                )
                 return await (_explain if options.dry_run else _collect)(collector)
 
         return asyncio.run(work())

@@ -7,9 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ociserver.app import migrate_catalog, place
 from ociserver.errors import LadingError
 from ociserver.settings import SettingInvalid, add_options, given
+from ociserver.stores import migrate_catalog, place
 
 _USAGE = 2
 

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ociserver.app import existing_stores
 from ociserver.errors import LadingError, LeaseTaken
 from ociserver.leases import Leases
 from ociserver.scrubber import Finding, Plan, Scrubber, Tally
 from ociserver.settings import SECONDS, SIZE, Form, SettingInvalid, Settings, load
+from ociserver.stores import existing_stores
 from ociserver.web.observe import configure_logging
 
 _FOUND = 1
@@ -85,9 +85,13 @@ async def _scrub(settings: Settings, plan: Plan) -> int:
     for asked in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(asked, running.cancel)
     configure_logging(settings.log_level)
-    async with existing_stores(settings) as (catalog, blobs):
+    async with existing_stores(settings) as stores:
         scrubber = Scrubber(
-            catalog, blobs, Leases(catalog), plan, lambda finding: _say(_line(finding))
+            stores.catalog,
+            stores.blobs,
+            Leases(stores.catalog),
+            plan,
+            lambda finding: _say(_line(finding)),
         )
         tally, ended = scrubber.tally, "ended"
         status = None

@@ -15,9 +15,10 @@ from functools import partial
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
-from ociserver.app import create_app, place, prepare_stores
+from ociserver.app import create_app
 from ociserver.errors import LadingError
 from ociserver.settings import SettingInvalid, Settings, add_options, given
+from ociserver.stores import place, prepare_stores
 from ociserver.web.protocol import LadingProtocol
 
 _BACKLOG = 2048

@@ -22,7 +22,6 @@ _UNITS = {"b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40
 _SPAN = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*(ms|s|m|h|d)?")
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _PREFIX = "LADING_"
-NONE = "none"
 
 
 class SettingInvalid(Exception):
@@ -110,20 +109,8 @@ def _blobs(text: str) -> str:
     return text
 
 
-def _endpoint(text: str) -> str:
-    if text != NONE and not re.fullmatch(r"https?://[^/?#@]+/?", text):
-        raise ValueError(text)
-    return text
-
-
-def networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
-    """Return the networks that a setting names. Raises ValueError."""
-    return () if text == NONE else tuple(ip_network(each.strip()) for each in text.split(","))
-
-
-def _networks(text: str) -> str:
-    networks(text)
-    return text
+def _networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    return tuple(ip_network(each.strip()) for each in text.split(","))
 
 
 CATALOG = _url(
@@ -132,8 +119,8 @@ CATALOG = _url(
     r"postgresql://.+",
 )
 BLOBS = Form(f"file:///PATH (a fourth slash makes the path absolute) or {bucket.FORM}", _blobs)
-ENDPOINT = Form("http(s)://HOST:PORT, or none", _endpoint)
-NETWORKS = Form("networks such as 10.0.0.0/8, separated by commas, or none", _networks)
+ENDPOINT = _or_nothing("none", _url("http(s)://HOST:PORT", r"https?://[^/?#@]+/?"))
+NETWORKS = _or_nothing("none", Form("networks such as 10.0.0.0/8, separated by commas", _networks))
 SIZE = Form("a size: bytes, or with KiB, MiB or GiB", _size)
 SECONDS = Form("a time: seconds, or with ms, s, m, h or d", _seconds)
 
@@ -155,13 +142,15 @@ class Settings:
         "on", _choice("on", "off"), "send pulls of blobs in S3 there, by signed URLs"
     )
     redirect_from: int = _setting(64 << 10, SIZE, "smaller blobs come from us: one way is shorter")
-    redirect_endpoint: str = _setting(NONE, ENDPOINT, "the address clients have for the blob store")
-    redirect_seconds: float = _setting(300.0, SECONDS, "how long a signed URL is good")
-    redirect_except: str = _setting(
-        NONE, NETWORKS, "clients that have blobs from us, not by a signed URL"
+    redirect_endpoint: str | None = _setting(
+        None, ENDPOINT, "the address clients have for the blob store"
     )
-    trusted_proxies: str = _setting(
-        NONE, NETWORKS, "proxies whose X-Forwarded-For tells the client"
+    redirect_seconds: float = _setting(300.0, SECONDS, "how long a signed URL is good")
+    redirect_except: tuple[IPv4Network | IPv6Network, ...] | None = _setting(
+        None, NETWORKS, "clients that have blobs from us, not by a signed URL"
+    )
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] | None = _setting(
+        None, NETWORKS, "proxies whose X-Forwarded-For tells the client"
     )
     upload_memory: int = _setting(
         256 << 20, SIZE, "memory for parts on their way to S3, per worker"

@@ -1,0 +1,140 @@
+"""The stores behind a registry, opened by URL: here, and only here, adapters are named."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from ociserver.bucket import Bucket
+from ociserver.errors import Unavailable
+from ociserver.leases import Leases
+from ociserver.ports import Catalog, ListedStore, Presign
+from ociserver.settings import Settings
+from ociserver.storage import postgres
+from ociserver.storage.files import FileBlobs
+from ociserver.storage.postgres import PostgresCatalog
+from ociserver.storage.sqlite import SqliteCatalog, prepare_catalog
+
+if TYPE_CHECKING:
+    from ociserver.storage.s3_client import S3
+
+_POSTGRES = "postgresql://"
+_S3 = "s3"
+_LOCAL = ("sqlite", "file")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stores:
+    """A catalog and the blobs it names. `presign` signs URLs of blobs, where their store can."""
+
+    catalog: Catalog
+    blobs: ListedStore
+    presign: Presign | None
+
+    async def aclose(self) -> None:
+        """Finish what was accepted and release everything."""
+        await self.catalog.aclose()
+        await self.blobs.aclose()
+
+
+def open_stores(settings: Settings) -> Stores:
+    """Return the stores, inside a running event loop. Raises Unavailable."""
+    catalog = _catalog(settings.catalog)
+    if not settings.blobs.startswith(_S3):
+        return Stores(catalog=catalog, blobs=FileBlobs(path_of(settings.blobs)), presign=None)
+    from ociserver.storage.s3 import S3Blobs  # noqa: PLC0415 - see _s3
+
+    s3 = _s3(settings)
+    blobs = S3Blobs(s3, Leases(catalog), memory=settings.upload_memory)
+    return Stores(catalog=catalog, blobs=blobs, presign=s3.presign)
+
+
+def prepare_stores(settings: Settings) -> None:
+    """Make the stores, or check that they are ours, once and before any worker starts.
+
+    The embedded catalog is brought to this release's schema here; a shared one is only checked.
+    Raises Unavailable.
+    """
+    if settings.catalog.startswith(_POSTGRES):
+        asyncio.run(postgres.check(settings.catalog))
+    else:
+        prepare_catalog(path_of(settings.catalog))
+    asyncio.run(_check_blobs(settings))
+
+
+def migrate_catalog(url: str) -> None:
+    """Bring the catalog's schema to this release. Raises Unavailable."""
+    if url.startswith(_POSTGRES):
+        asyncio.run(postgres.migrate(url))
+    else:
+        prepare_catalog(path_of(url))
+
+
+@asynccontextmanager
+async def existing_stores(settings: Settings) -> AsyncIterator[Stores]:
+    """Open the stores of a registry, which may be serving. Raises Unavailable.
+
+    Nothing is made: beside an empty store, everything in the other one would pass for lost.
+    """
+    for url in (settings.catalog, settings.blobs):
+        if urlsplit(url).scheme in _LOCAL and not path_of(url).exists():
+            raise Unavailable(f"there is nothing at {place(url)}")
+    if settings.catalog.startswith(_POSTGRES):
+        await postgres.check(settings.catalog)
+    await _check_blobs(settings)
+    stores = open_stores(settings)
+    try:
+        yield stores
+    finally:
+        await stores.aclose()
+
+
+def place(url: str) -> str:
+    """Return where a store lies, in words that may be shown: an absolute path, or no password."""
+    parts = urlsplit(url)
+    if parts.scheme == _S3:
+        bucket = Bucket.parse(url)
+        return f"s3://{bucket.name}/{bucket.prefix}" + (
+            f" at {bucket.endpoint}" if bucket.endpoint else ""
+        )
+    if parts.scheme in _LOCAL:
+        return str(path_of(url).absolute())
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+
+
+def path_of(url: str) -> Path:
+    """Return the path of a `scheme:///PATH`; `settings.py` has checked its form."""
+    return Path(url.partition(":///")[2])
+
+
+def _catalog(url: str) -> Catalog:
+    if url.startswith(_POSTGRES):
+        return PostgresCatalog(url)
+    return SqliteCatalog(path_of(url))
+
+
+def _s3(settings: Settings) -> S3:
+    # Not at the top: it takes a quarter of a second that a registry on files need not wait.
+    from ociserver.storage.s3_client import S3  # noqa: PLC0415
+
+    return S3(
+        Bucket.parse(settings.blobs),
+        public_endpoint=settings.redirect_endpoint,
+        presigned=int(settings.redirect_seconds),
+    )
+
+
+async def _check_blobs(settings: Settings) -> None:
+    if not settings.blobs.startswith(_S3):
+        await FileBlobs(path_of(settings.blobs)).aclose()
+        return
+    s3 = _s3(settings)
+    try:
+        await s3.check()
+    finally:
+        await s3.aclose()
