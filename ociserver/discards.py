@@ -47,8 +47,8 @@ class Discards:
             refused = await self._delete(found)
             gone = [each.key for each in found if each.key not in refused]
             if gone:
-                await self._catalog.write(lambda tx, gone=gone: tx.forget_keys(gone))  # type: ignore[misc]
-            deleted += len(gone)
+                # Others may have swept the same: each object is counted once.
+                deleted += await self._catalog.write(lambda tx, gone=gone: tx.forget_keys(gone))  # type: ignore[misc]
             failed += refused
             after = found[-1].key
         return Swept(deleted=deleted, failed=failed)

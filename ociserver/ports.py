@@ -213,8 +213,8 @@ class UploadRows(Protocol):
     def discarded_object(self, key: str) -> StoredObject | None:
         """Return the discarded object of that key, None where that key was not discarded."""
 
-    def forget_keys(self, keys: Sequence[str]) -> None:
-        """Strike discarded keys off: their objects are gone for good."""
+    def forget_keys(self, keys: Sequence[str]) -> int:
+        """Strike discarded keys off, their objects are gone for good; return how many were on."""
 
 
 class LeaseRows(Protocol):

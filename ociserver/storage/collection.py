@@ -22,7 +22,6 @@ from sqlalchemy import (
     bindparam,
     cast,
     delete,
-    exists,
     func,
     literal_column,
     null,
@@ -61,6 +60,14 @@ def _outer(name: str) -> ColumnElement[Any]:
     return literal_column(name, _name)
 
 
+def _some(column: ColumnElement[Any], *where: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Tell whether there is such a row, by one look into an index for each row around.
+
+    PostgreSQL takes EXISTS for a join, or for a table to be made of all that could be asked for.
+    """
+    return select(column).where(*where).limit(1).scalar_subquery().is_not(None)
+
+
 def _walk_up(repository_id: ColumnElement[Any], seed: Select[Any]) -> CTE:
     """Return all that keeps the seed: its parents and subjects, theirs, and so on.
 
@@ -94,9 +101,10 @@ def _keeper_that_stays(
     up = _walk_up(repository_id, seed)
     young = manifest.alias()
     stays = or_(
-        exists().where(tag.c.repository_id == repository_id, tag.c.digest == up.c.digest),
-        exists().where(pin.c.repository_id == repository_id, pin.c.digest == up.c.digest),
-        exists().where(
+        _some(tag.c.name, tag.c.repository_id == repository_id, tag.c.digest == up.c.digest),
+        _some(pin.c.owner, pin.c.repository_id == repository_id, pin.c.digest == up.c.digest),
+        _some(
+            young.c.digest,
             young.c.repository_id == repository_id,
             young.c.digest == up.c.digest,
             young.c.touched_at >= bindparam("untagged_before"),
@@ -173,17 +181,23 @@ _among_manifests = (
 _freed_manifests = _dropped_manifest.where(
     *_among_manifests,
     manifest.c.touched_at < bindparam("untagged_before"),
-    ~exists().where(
-        tag.c.repository_id == manifest.c.repository_id, tag.c.digest == manifest.c.digest
+    ~_some(
+        tag.c.name,
+        tag.c.repository_id == manifest.c.repository_id,
+        tag.c.digest == manifest.c.digest,
     ),
-    ~exists().where(
-        pin.c.repository_id == manifest.c.repository_id, pin.c.digest == manifest.c.digest
+    ~_some(
+        pin.c.owner,
+        pin.c.repository_id == manifest.c.repository_id,
+        pin.c.digest == manifest.c.digest,
     ),
-    ~exists().where(
+    ~_some(
+        manifest_child.c.parent,
         manifest_child.c.repository_id == manifest.c.repository_id,
         manifest_child.c.child == manifest.c.digest,
     ),
-    ~exists().where(
+    ~_some(
+        _subject.c.digest,
         _subject.c.repository_id == manifest.c.repository_id,
         _subject.c.digest == manifest.c.subject,
     ),
@@ -247,7 +261,11 @@ _freed_links = delete(repository_blob).where(
     repository_blob.c.repository_id == bindparam("in_repository"),
     repository_blob.c.blob_id.in_(bindparam("ids", expanding=True)),
     repository_blob.c.linked_at < bindparam("linked_before"),
-    ~_namers(*_of_repository_blob).exists(),
+    _namers(*_of_repository_blob)
+    .with_only_columns(manifest_child.c.parent)
+    .limit(1)
+    .scalar_subquery()
+    .is_(None),
 )
 
 # -- blobs
@@ -275,7 +293,7 @@ _blob_page = (
 )
 _freed_blobs = select(blob.c.id, blob.c.key, blob.c.size).where(
     blob.c.id.in_(bindparam("ids", expanding=True)),
-    ~exists().where(repository_blob.c.blob_id == blob.c.id),
+    ~_some(repository_blob.c.blob_id, repository_blob.c.blob_id == blob.c.id),
 )
 
 
@@ -302,10 +320,12 @@ class CollectionSql(ManifestSql):
     def held_manifests(
         self, horizon: Horizon, after: Place | None, limit: int
     ) -> Sequence[HeldManifest]:
+        self._read_by_index()
         rows = self._db.execute(_manifest_page, _page(horizon, after or _BEGIN, limit))
         return [_as_manifest(row) for row in rows]
 
     def held_links(self, horizon: Horizon, after: Place | None, limit: int) -> Sequence[HeldLink]:
+        self._read_by_index()
         rows = self._db.execute(_link_page, _page(horizon, after or _BEGIN_BY_ID, limit))
         return [
             HeldLink(
@@ -321,6 +341,7 @@ class CollectionSql(ManifestSql):
         ]
 
     def held_blobs(self, horizon: Horizon, after: Place | None, limit: int) -> Sequence[HeldBlob]:
+        self._read_by_index()
         rows = self._db.execute(_blob_page, _page(horizon, after or _BEGIN_BY_ID, limit))
         return [
             HeldBlob(
@@ -398,8 +419,10 @@ class CollectionSql(ManifestSql):
         self.changed.add(RepositoryName(self._db.execute(name).scalar_one()))
 
     def _read_by_index(self) -> None:
-        """Have PostgreSQL lock the few rows read: reading a small table whole locks all of it, and
-        every push beside would be run again (manual, 13.2.3).
+        """Have PostgreSQL find each row by an index, whatever it thinks of the tables.
+
+        A write that reads a small table whole locks all of it (manual, 13.2.3), and every push
+        beside it would be run again. A plan made while a table was empty is kept while it grows.
         """
         if self._db.dialect.name == "postgresql":
             self._db.execute(_no_scan)

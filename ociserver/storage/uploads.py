@@ -139,8 +139,8 @@ class UploadSql(BlobSql):
         row = self._db.execute(_to_delete.where(discarded.c.key == key)).one_or_none()
         return _as_object(row) if row else None
 
-    def forget_keys(self, keys: Sequence[str]) -> None:
-        self._db.execute(delete(discarded).where(discarded.c.key.in_(keys)))
+    def forget_keys(self, keys: Sequence[str]) -> int:
+        return self._db.execute(delete(discarded).where(discarded.c.key.in_(keys))).rowcount
 
     # -- leases
 

@@ -431,8 +431,8 @@ class CatalogContract:
                 tx.discard_upload(begun(tx, number), now=float(number))
             assert spare(tx, 3.0) == [key(1), key(2)]
             assert spare(tx, 9.0, 3) == [key(1), key(2), key(3)]
-            tx.forget_keys([key(1), key(3), key(77)])
-            tx.forget_keys([])
+            assert tx.forget_keys([key(1), key(3), key(77)]) == 2
+            assert tx.forget_keys([]) == 0
 
         assert after(make, change, lambda tx: spare(tx, 9.0)) == [key(2), key(4)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -325,5 +326,46 @@ class CollectionContract:
             for each in held:
                 assert each is not None
                 assert each.key not in discarded
+
+        told(make, story, workers=2)
+
+    @pytest.mark.parametrize("push_first", [True, False])
+    def test_a_push_that_crosses_the_end_of_its_blob_is_whole(
+        self, make: Make, push_first: bool
+    ) -> None:
+        def unlinked(tx: CatalogTx) -> None:
+            committed(tx, 1)
+            tx.unlink_blob(REPO, digest(1))
+
+        def push(tx: CatalogTx) -> None:
+            committed(tx, 2, digest(1))
+
+        def end(tx: CatalogTx) -> None:
+            tx.drop_blobs([each.place for each in blobs(tx)], 7.0)
+
+        async def story(one: Catalog, two: Catalog) -> None:
+            await one.write(unlinked)
+            began, go_on = threading.Event(), threading.Event()
+            first, second = (push, end) if push_first else (end, push)
+
+            def slowly(tx: CatalogTx) -> None:
+                first(tx)
+                began.set()
+                assert go_on.wait(10)
+
+            # Its loop is its own: on some adapters `slowly` runs there, and it waits.
+            early = asyncio.create_task(
+                asyncio.to_thread(told, make, lambda each: each.write(slowly))
+            )
+            assert await asyncio.to_thread(began.wait, 10)
+            late = asyncio.create_task(two.write(second))
+            await asyncio.sleep(0.3)
+            go_on.set()
+            await asyncio.gather(early, late)
+            held = await one.read(lambda tx: tx.blob(REPO, digest(1)))
+            assert held is not None
+            assert held.key == key(1 if push_first else 2)
+            discarded = await one.read(lambda tx: spare(tx, 1e12))
+            assert discarded == [key(2 if push_first else 1)]
 
         told(make, story, workers=2)
