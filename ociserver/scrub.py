@@ -33,6 +33,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         settings = load(options, os.environ, Path(config) if config else None)
         return asyncio.run(_scrub(settings, plan))
+    except asyncio.CancelledError:
+        return 0  # told to stop before it began
     except (SettingInvalid, LadingError) as error:
         sys.stderr.write(f"lading scrub: {error}\n")
         return _USAGE
