@@ -32,6 +32,8 @@ _EAGER = (
     *("--sparse", "refuse", "--gc-grace", f"{_GRACE}s", "--gc-delay", "500ms"),
     *("--gc-untagged", f"{_GRACE}s", "--gc-interval", "200ms"),
 )
+# On a busy machine the time alone is too short for anything to be collected and come again.
+_LEAST_PUSHES = 60
 _STORM_SECONDS = 12.0
 _PUSHERS = 6
 
@@ -128,7 +130,7 @@ class Client:
     def run(self, layers: Sequence[bytes]) -> None:
         end = time.monotonic() + _STORM_SECONDS
         pushed = 0
-        while time.monotonic() < end:
+        while time.monotonic() < end or pushed < _LEAST_PUSHES:
             pushed += 1
             self._push(f"c{self._number}-{pushed % 4}", pushed, layers)
             if self._random.random() < 0.3 and self.tags:

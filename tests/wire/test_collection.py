@@ -75,7 +75,7 @@ def test_bytes_of_a_deleted_manifest_go_and_the_others_stay(
     push_image(client, repository, "kept", kept)
     digest = push_image(client, repository, "dropped", dropped)
     assert client.delete(f"/v2/{repository}/manifests/{digest}").status_code == 202
-    collect(served)
+    collect(served, "--gc-grace", "1h")
     assert client.get(f"/v2/{repository}/blobs/{digest_of(dropped)}").content == dropped
     time.sleep(_GRACE)
     said = collect(served, "--dry-run")
