@@ -18,6 +18,9 @@ from ociserver.upload import UploadSession
 
 T = TypeVar("T")
 
+# A discarded key with this ending stands for what a writer left beside an object that is kept.
+BESIDE = ".beside"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredManifest:
@@ -76,7 +79,7 @@ class CheckedBlob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Committed:
-    """The key that holds a blob's bytes; `spare` is the session's own object, where not needed."""
+    """The key that holds a blob's bytes; `spare` is what of the session's own is not needed."""
 
     key: str
     spare: StoredObject | None
@@ -195,8 +198,8 @@ class UploadRows(Protocol):
         """End the session: its bytes are a blob of these digests, linked to its repository.
 
         Where such bytes are held already, the session's own object is discarded; where those are
-        quarantined, it takes their place for every repository that links them. None where the
-        session is gone.
+        quarantined, it takes their place for every repository that links them. What its writer may
+        have left beside it is discarded, if it has a store state. None where the session is gone.
         """
 
     def discard_upload(

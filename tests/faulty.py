@@ -48,6 +48,7 @@ class Rule:
     fault: Fault
     operation: Operation | None = None
     method: str | None = None
+    key: str = ""  # part of the object's name, where only its requests are meant
     nth: int = 1
     times: int | None = 1
     seconds: float = 1.0  # that a `slow` answer takes
@@ -57,7 +58,11 @@ class Rule:
             raise ValueError(f"no success can be made up for {self.operation}")
 
     def fits(self, request: Request) -> bool:
-        return self.operation in (None, request.operation) and self.method in (None, request.method)
+        return (
+            self.operation in (None, request.operation)
+            and self.method in (None, request.method)
+            and self.key in request.path
+        )
 
     def strikes(self, number: int) -> bool:
         return self.nth <= number and (self.times is None or number < self.nth + self.times)

@@ -12,10 +12,10 @@ from contextlib import asynccontextmanager
 
 from ociserver.errors import LeaseTaken, UploadBusy
 from ociserver.leases import LEASE_SECONDS, Leases
-from ociserver.ports import Keep, ListedObject, StoredObject
-from ociserver.storage.s3_client import S3, Lying
+from ociserver.ports import BESIDE, Keep, ListedObject, StoredObject
+from ociserver.storage.s3_client import S3, Lying, Multipart
 from ociserver.storage.s3_reader import S3Reader
-from ociserver.storage.s3_writer import TAILS, Room, S3Writer, read_state
+from ociserver.storage.s3_writer import TAILS, Room, S3Writer, State
 from ociserver.upload import is_session_id
 
 # A client that goes on at once may meet its own last request, or that of a replica that died.
@@ -43,10 +43,8 @@ class S3Blobs:
             writer = S3Writer(self._s3, key, keep, self._room)
             try:
                 yield writer
-            except BaseException:
-                await writer.close(failed=True)
-                raise
-            await writer.close(failed=False)
+            finally:
+                await writer.close()
 
     @asynccontextmanager
     async def put(self, key: str, data: bytes | memoryview) -> AsyncIterator[bool]:
@@ -60,8 +58,7 @@ class S3Blobs:
         return await S3Reader.open(self._s3, key, size, first)
 
     async def delete(self, objects: Sequence[StoredObject]) -> None:
-        uploads = [(each.key, read_state(each.state)[0]) for each in objects]
-        await self._abort([(key, upload.id) for key, upload in uploads if upload])
+        await self._abort([(_key(each), State.read(each.state)) for each in objects])
         await self._remove([key for each in objects for key in _keys(each)])
 
     async def objects(self) -> AsyncIterator[ListedObject]:
@@ -77,7 +74,8 @@ class S3Blobs:
 
     async def remove(self, listed: Sequence[ListedObject]) -> None:
         marked = [(each.key, each.mark) for each in listed]
-        await self._abort([(key, mark.decode()) for key, mark in marked if mark])
+        uploads = [(key, Multipart(id=mark.decode(), nonce="")) for key, mark in marked if mark]
+        await self._abort([(key, State(upload=upload)) for key, upload in uploads])
         await self._remove([each.name for each in listed if not each.mark])
 
     async def _remove(self, keys: Sequence[str]) -> None:
@@ -96,14 +94,17 @@ class S3Blobs:
     async def aclose(self) -> None:
         await self._s3.aclose()
 
-    async def _abort(self, uploads: Sequence[tuple[str, str]]) -> None:
+    async def _abort(self, uploads: Sequence[tuple[str, State]]) -> None:
         gate = asyncio.Semaphore(_ABORTED_AT_ONCE)
 
-        async def abort(key: str, upload_id: str) -> None:
+        async def abort(key: str, state: State) -> None:
             async with gate:
-                await self._s3.abort(key, upload_id)
+                if state.in_doubt:
+                    await self._s3.abort_all(key)
+                elif state.upload:
+                    await self._s3.abort(key, state.upload.id)
 
-        await asyncio.gather(*(abort(key, upload_id) for key, upload_id in uploads))
+        await asyncio.gather(*(abort(key, state) for key, state in uploads))
 
     @asynccontextmanager
     async def _held(self, key: str) -> AsyncIterator[None]:
@@ -118,10 +119,15 @@ def _lease(key: str) -> str:
     return f"upload/{key}"
 
 
+def _key(stored: StoredObject) -> str:
+    return stored.key.removesuffix(BESIDE)
+
+
 def _keys(stored: StoredObject) -> list[str]:
     """Return every key that the object may have left something under."""
-    _, _, had_tails = read_state(stored.state)
-    return [stored.key, *((stored.key + tail for tail in TAILS) if had_tails else ())]
+    key = _key(stored)
+    tails = [key + tail for tail in TAILS] if State.read(stored.state).tails else []
+    return tails if key != stored.key else [key, *tails]
 
 
 def _as_ours(lying: Lying) -> ListedObject | None:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client  # types alone, which the product does not install
 
 _CONNECTIONS = 64
+# A pull holds one for as long as its client takes: calls must not have to wait for those.
+_STREAMS = 1_000
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 30
 # Some servers copy every byte at Complete; S3 itself may take minutes, says its manual.
@@ -117,18 +119,19 @@ class S3:
             return ours
         return True
 
-    async def put(self, key: str, data: bytes) -> None:
-        """Write an object, over what may be there."""
-        client, checksum = await self._client("calls"), _base64(hashlib.sha256(data).digest())
+    async def put(self, key: str, data: bytes) -> str:
+        """Write an object, over what may be there; return its checksum."""
+        client, checksum = await self._client("calls"), checksum_of(data)
         async with _translated():
             await client.put_object(**self._at(key), Body=data, ChecksumSHA256=checksum)
+        return checksum
 
     async def get(self, key: str, span: tuple[int, int] | None) -> tuple[StreamingBody, int]:
         """Return the body of the object, or of its `span` (first and last byte), and its size.
 
         Raises BlobDamaged where the object is not there, Unavailable where nobody can tell.
         """
-        client = await self._client("calls")
+        client = await self._client("streams")
         wanted = {"Range": f"bytes={span[0]}-{span[1]}"} if span else {}
         try:
             async with _translated():
@@ -177,8 +180,8 @@ class S3:
 
     # -- objects in parts
 
-    async def begin_parts(self, key: str, nonce: str) -> Multipart:
-        """Begin a multipart upload."""
+    async def begin_parts(self, key: str, nonce: str) -> tuple[Multipart, bool]:
+        """Begin a multipart upload; tell whether it is surely the only one that was begun."""
         client = await self._client("calls")
         async with _translated():
             begun = await client.create_multipart_upload(
@@ -187,7 +190,8 @@ class S3:
                 Metadata={_UPLOAD: nonce},
                 ContentType="application/octet-stream",
             )
-        return Multipart(id=begun["UploadId"], nonce=nonce)
+        upload = Multipart(id=begun["UploadId"], nonce=nonce)
+        return upload, begun["ResponseMetadata"]["RetryAttempts"] == 0
 
     async def put_part(self, key: str, upload: Multipart, number: int, data: bytearray) -> Part:
         """Upload a part. Raises UploadLost where the upload is gone."""
@@ -218,7 +222,7 @@ class S3:
                 return
             if isinstance(trouble, UploadLost):
                 raise trouble
-        if trouble is None and not await self._is_known(key, upload):
+        if trouble is None and not await self._is_known(key, upload.id):
             raise UploadLost("the store took the parts and gave no object for them")
         raise Unavailable("the store does not complete the object") from trouble
 
@@ -227,13 +231,28 @@ class S3:
         return await self._is(key, size, _UPLOAD, upload.nonce)
 
     async def abort(self, key: str, upload_id: str) -> None:
-        """Give a multipart upload up; one that is gone is no error."""
+        """Give a multipart upload up and see that it is gone. Raises Unavailable."""
         client = await self._client("calls")
-        try:
-            async with _translated():
-                await client.abort_multipart_upload(**self._at(key), UploadId=upload_id)
-        except (UploadLost, _AbsentError):
-            return
+        for attempt in range(_ATTEMPTS):
+            await _pause(attempt)
+            try:
+                async with _translated():
+                    await client.abort_multipart_upload(**self._at(key), UploadId=upload_id)
+            except (UploadLost, _AbsentError):
+                return
+            if not await self._is_known(key, upload_id):
+                return
+        raise Unavailable("a multipart upload would not go")
+
+    async def abort_all(self, key: str) -> None:
+        """Give up every multipart upload of the key, known to us or not."""
+        client = await self._client("calls")
+        at = self._at(key)
+        async with _translated():
+            listed = await client.list_multipart_uploads(Bucket=at["Bucket"], Prefix=at["Key"])
+        for each in listed.get("Uploads", []):
+            if each["Key"] == at["Key"]:
+                await self.abort(key, each["UploadId"])
 
     # -- what lies there
 
@@ -306,15 +325,15 @@ class S3:
             await asyncio.sleep(_PAUSE_SECONDS)
             if await self.is_complete(key, upload, size):
                 return True
-            if not await self._is_known(key, upload):
+            if not await self._is_known(key, upload.id):
                 return await self.is_complete(key, upload, size)
         return False
 
-    async def _is_known(self, key: str, upload: Multipart) -> bool:
+    async def _is_known(self, key: str, upload_id: str) -> bool:
         client = await self._client("calls")
         try:
             async with _translated():
-                await client.list_parts(**self._at(key), UploadId=upload.id, MaxParts=1)
+                await client.list_parts(**self._at(key), UploadId=upload_id, MaxParts=1)
         except (UploadLost, _AbsentError):
             return False
         return True
@@ -357,7 +376,7 @@ class S3:
         return [key for key, each in zip(keys, sizes, strict=True) if each is not None]
 
     async def _client(self, kind: str) -> S3Client:
-        """Return the client for ordinary calls, for those never repeated, or for signing URLs."""
+        """Return the client for calls, for bodies, for what is never repeated, or to sign URLs."""
         found = self._clients.get(kind)
         if found is None:
             async with self._opening:
@@ -374,7 +393,7 @@ class S3:
             retries={"mode": "standard", "total_max_attempts": 1 if kind == "once" else _ATTEMPTS},
             connect_timeout=_CONNECT_SECONDS,
             read_timeout=_COMPLETE_SECONDS if kind == "once" else _READ_SECONDS,
-            max_pool_connections=_CONNECTIONS,
+            max_pool_connections=_STREAMS if kind == "streams" else _CONNECTIONS,
             # Other servers than Amazon's refuse checksums they were not asked to take.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
@@ -434,6 +453,11 @@ def _meaning(error: ClientError) -> Exception:
     if status in (HTTPStatus.PRECONDITION_FAILED, HTTPStatus.CONFLICT):
         return _ThereError(code)
     return Unavailable(f"the blob store answered {status} {code}")
+
+
+def checksum_of(data: bytes) -> str:
+    """Return the checksum that S3 knows these bytes by."""
+    return _base64(hashlib.sha256(data).digest())
 
 
 def _base64(digest: bytes) -> str:

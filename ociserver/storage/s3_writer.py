@@ -1,8 +1,9 @@
 """One object in the making: bytes come in order, leave in parts, and are one object at the end.
 
-What is durable between requests is a list of parts and a tail too short to be one; the tail lies in
-an object beside it, in one of two slots, so that a new one never overwrites the recorded one. All
-of that is the state that `sync` returns. Small objects never become parts at all.
+What is durable between requests is a list of parts and a tail too short to be one. The tail lies in
+an object beside it, in one of three slots: a new one overwrites neither the recorded one nor that
+which the request found. All of that is the state that `sync` returns. Small objects never become
+parts at all.
 """
 
 from __future__ import annotations
@@ -17,23 +18,23 @@ from dataclasses import asdict, dataclass
 
 from ociserver.errors import LadingError, SizeInvalid, Unavailable, UploadLost
 from ociserver.ports import Keep
-from ociserver.storage.s3_client import S3, Multipart, Part
+from ociserver.storage.s3_client import S3, Multipart, Part, checksum_of
 from ociserver.storage.s3_reader import S3Reader
 
 _MIB = 1024 * 1024
 # S3 user guide, "Multipart upload limits".
 _LEAST_PART = 5 * _MIB
 _MOST_PARTS = 10_000
-# A part is held in memory until it is there. They grow so that 10,000 of them make 472 GiB, and at
+# A part is held in memory until it is there. They grow so that 10,000 of them make 473 GiB, and at
 # least half of that however short the requests are that bring them.
-_PART_SIZES = ((1_000, 8 * _MIB), (2_000, 16 * _MIB), (4_000, 32 * _MIB), (_MOST_PARTS, 64 * _MIB))
+_PART_SIZES = ((1_000, 8 * _MIB), (2_000, 16 * _MIB), (3_600, 32 * _MIB), (_MOST_PARTS, 64 * _MIB))
 _SENT_AT_ONCE = 3
 # A part this short is not counted: every request holds as much on its way here.
 _FREE_BYTES = _MIB
 _ROOM_SECONDS = 30.0
 # A tail up to this is kept in the state: five requests to the store less.
 _HELD_TAIL = 64 * 1024
-TAILS = (".tail0", ".tail1")
+TAILS = (".tail0", ".tail1", ".tail2")
 
 
 def part_size(number: int) -> int:
@@ -92,11 +93,12 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class _Tail:
-    """Bytes too few for a part: in the object of that slot, or, if very few, here."""
+    """Bytes too few for a part: in the object of that slot, or, if very few, here in base64."""
 
     slot: int
     size: int
-    data: str = ""  # base64
+    checksum: str
+    data: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +113,47 @@ class _Layout:
         return sum(part.size for part in self.parts) + (self.tail.size if self.tail else 0)
 
 
-def read_state(state: bytes | None) -> tuple[Multipart | None, _Layout, bool]:
-    """Return what `S3Writer.sync` wrote down: the upload, what it has, and whether it had tails."""
-    if state is None:
-        return None, _Layout(), False
-    document = json.loads(state)
-    upload, tail = document["upload"], document["tail"]
-    layout = _Layout(
-        tuple(Part(*each) for each in document["parts"]), _Tail(*tail) if tail else None
-    )
-    return Multipart(**upload) if upload else None, layout, document["tails"]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What is on record of an object in the making.
+
+    `tails`: something may lie in the slots. `in_doubt`: there may be multipart uploads whose ids
+    we never learned, since the answer was lost.
+    """
+
+    upload: Multipart | None = None
+    layout: _Layout = _Layout()
+    tails: bool = False
+    in_doubt: bool = False
+
+    @classmethod
+    def read(cls, state: bytes | None) -> State:
+        """Return what `written` wrote down."""
+        if state is None:
+            return cls()
+        document = json.loads(state)
+        upload, tail = document["upload"], document["tail"]
+        parts = tuple(Part(*each) for each in document["parts"])
+        return cls(
+            upload=Multipart(**upload) if upload else None,
+            layout=_Layout(parts, _Tail(*tail) if tail else None),
+            tails=document["tails"],
+            in_doubt=document["in_doubt"],
+        )
+
+    def written(self) -> bytes | None:
+        """Return it as bytes, None where there is nothing in the store to be found again."""
+        tail = self.layout.tail
+        if self.upload is None and not self.tails and not self.in_doubt and tail is None:
+            return None
+        document = {
+            "upload": asdict(self.upload) if self.upload else None,
+            "parts": [[part.size, part.etag, part.checksum] for part in self.layout.parts],
+            "tail": [tail.slot, tail.size, tail.checksum, tail.data] if tail else None,
+            "tails": self.tails,
+            "in_doubt": self.in_doubt,
+        }
+        return json.dumps(document, separators=(",", ":")).encode()
 
 
 class S3Writer:
@@ -141,14 +174,16 @@ class S3Writer:
         self._taken = 0
         self._position = 0
         self._layouts: dict[int, _Layout] = {0: _Layout()}
-        # Whether a tail was ever put beside the object.
         self._had_tails = False
+        self._in_doubt = False
         self._complete = False
 
     def resume(self, state: bytes | None) -> None:
-        self._upload, layout, self._had_tails = read_state(state)
-        self._resumed_at = layout.size
-        self._stand_at(layout)
+        found = State.read(state)
+        self._upload, self._had_tails = found.upload, found.tails
+        self._in_doubt = found.in_doubt
+        self._resumed_at = found.layout.size
+        self._stand_at(found.layout)
 
     async def write(self, offset: int, data: bytes | memoryview) -> None:
         if offset != self._position:
@@ -179,30 +214,29 @@ class S3Writer:
     async def complete(self, size: int) -> None:
         if size != self._position:
             raise UploadLost(f"{self._position} of {size} bytes are left of this upload")
-        if self._complete:
-            return
-        await self._load_tail()
-        if not self._parts:
-            whole = bytes(memoryview(self._buffer)[: self._filled])
-            if not await self._s3.put_new(self._key, whole):
-                raise UploadLost("the upload was finished with other bytes")
-        else:
+        if not self._complete:
             try:
-                await self._complete_parts()
+                await self._make_whole()
             except UploadLost:
                 if not await self._was_completed():
                     raise
         self._complete = True
 
-    async def _complete_parts(self) -> None:
-        if self._filled:
-            await self._send()
-        parts = await self._sent()
-        await self._s3.complete_parts(self._key, await self._begun(), parts)
+    async def _make_whole(self) -> None:
+        await self._load_tail()
+        if self._parts:
+            if self._filled:
+                await self._send()
+            parts = await self._sent()
+            await self._s3.complete_parts(self._key, await self._begun(), parts)
+            return
+        whole = bytes(memoryview(self._buffer)[: self._filled])
+        if not await self._s3.put_new(self._key, whole):
+            raise UploadLost("the upload was finished with other bytes")
 
     async def _was_completed(self) -> bool:
         """Tell whether an earlier request got this far with just these bytes, and no further."""
-        if self._upload is None or self._position != self._resumed_at:
+        if self._upload is None or not self._parts or self._position != self._resumed_at:
             return False
         return await self._s3.is_complete(self._key, self._upload, self._position)
 
@@ -211,23 +245,13 @@ class S3Writer:
             raise UploadLost("the store shows an object only once it is whole")
         return await S3Reader.open(self._s3, self._key, size)
 
-    async def close(self, *, failed: bool) -> None:
-        """End what is under way; leave nothing that no state names."""
+    async def close(self) -> None:
+        """End what is under way."""
         tasks = [part for part in self._parts if isinstance(part, asyncio.Task)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._drop_buffer()
-        if self._complete and not failed:
-            with suppress(Unavailable):
-                await self._tidy()
-
-    async def _tidy(self) -> None:
-        """Remove what the finished object no longer needs."""
-        if self._had_tails:
-            await self._s3.remove([self._key + tail for tail in TAILS])
-        if self._upload is not None and not self._parts:
-            await self._s3.abort(self._key, self._upload.id)
 
     # -- parts
 
@@ -253,14 +277,10 @@ class S3Writer:
             del self._buffer[self._filled :]
         data, taken = self._buffer, self._taken
         self._buffer, self._filled, self._taken = bytearray(), 0, 0
-
-        async def send() -> Part:
-            try:
-                return await self._s3.put_part(self._key, upload, number, data)
-            finally:
-                self._room.give(taken)
-
-        self._parts.append(asyncio.create_task(send()))
+        part = asyncio.create_task(self._s3.put_part(self._key, upload, number, data))
+        # Not within the task: one that is cancelled before its first step never gets there.
+        part.add_done_callback(lambda _: self._room.give(taken))
+        self._parts.append(part)
 
     async def _settle(self, part: asyncio.Task[Part]) -> None:
         self._parts[self._parts.index(part)] = await part
@@ -273,10 +293,13 @@ class S3Writer:
 
     async def _begun(self) -> Multipart:
         if self._upload is None:
-            begun = await self._s3.begin_parts(self._key, secrets.token_hex(16))
+            # Its answer may be lost, and then only a listing finds what was begun.
+            was_in_doubt, self._in_doubt = self._in_doubt, True
+            await self._keep_state()
+            begun, sure = await self._s3.begin_parts(self._key, secrets.token_hex(16))
             try:
-                self._upload = begun
-                await self._keep_last()
+                self._upload, self._in_doubt = begun, was_in_doubt or not sure
+                await self._keep_state()
             except BaseException:
                 self._upload = None
                 with suppress(LadingError):
@@ -284,27 +307,22 @@ class S3Writer:
                 raise
         return self._upload
 
-    async def _keep_last(self) -> None:
-        """Have what the store is about to hold named by the row, beside what is recorded."""
-        state = self._state(self._layouts[max(self._layouts)])
-        assert state is not None  # noqa: S101 - there is an upload, or a tail
-        await self._keep(state)
-
     # -- the tail
 
     async def _put_tail(self) -> _Tail | None:
         if self._tail is not None or not self._filled:
             return self._tail
-        last = self._layouts[max(self._layouts)].tail
-        slot = 1 - last.slot if last else 0
+        layouts = self._layouts[max(self._layouts)], self._layouts[self._resumed_at]
+        taken = {layout.tail.slot for layout in layouts if layout.tail}
+        slot = min({*range(len(TAILS))} - taken)
         data = bytes(memoryview(self._buffer)[: self._filled])
         if len(data) <= _HELD_TAIL:
-            return _Tail(slot, len(data), base64.b64encode(data).decode())
+            held = base64.b64encode(data).decode()
+            return _Tail(slot, len(data), checksum_of(data), held)
         if not self._had_tails:
             self._had_tails = True
-            await self._keep_last()
-        await self._s3.put(self._key + TAILS[slot], data)
-        return _Tail(slot, len(data))
+            await self._keep_state()
+        return _Tail(slot, self._filled, await self._s3.put(self._key + TAILS[slot], data))
 
     async def _load_tail(self) -> None:
         tail, self._tail = self._tail, None
@@ -313,12 +331,24 @@ class S3Writer:
         if tail.data:
             data = base64.b64decode(tail.data)
         else:
-            body, _ = await self._s3.get(self._key + TAILS[tail.slot], None)
-            async with body:
-                data = await body.read()
-        if len(data) != tail.size:
+            data = await self._read_tail(tail)
+        # A request that lost its turn may have put other bytes there.
+        if checksum_of(data) != tail.checksum:
             raise UploadLost("the end of what was there of this upload is damaged")
-        self._buffer, self._filled = bytearray(data), len(data)
+        self._buffer, self._filled = bytearray(data), tail.size
+
+    async def _read_tail(self, tail: _Tail) -> bytes:
+        key = self._key + TAILS[tail.slot]
+        try:
+            reader = await S3Reader.open(self._s3, key, tail.size)
+        except Unavailable:
+            if await self._s3.size(key) != tail.size:
+                raise UploadLost("the end of what was there of this upload is gone") from None
+            raise
+        try:
+            return await reader.read(0, tail.size)
+        finally:
+            reader.close()
 
     # -- where it stands
 
@@ -346,13 +376,10 @@ class S3Writer:
         self._buffer, self._filled, self._taken = bytearray(), 0, 0
 
     def _state(self, layout: _Layout) -> bytes | None:
-        if self._upload is None and not self._had_tails and not layout.size:
-            return None
-        tail = layout.tail
-        document = {
-            "upload": asdict(self._upload) if self._upload else None,
-            "parts": [[part.size, part.etag, part.checksum] for part in layout.parts],
-            "tail": [tail.slot, tail.size, tail.data] if tail else None,
-            "tails": self._had_tails,
-        }
-        return json.dumps(document, separators=(",", ":")).encode()
+        return State(
+            upload=self._upload, layout=layout, tails=self._had_tails, in_doubt=self._in_doubt
+        ).written()
+
+    async def _keep_state(self) -> None:
+        """Put on record what is about to come to be; the offset on record stays."""
+        await self._keep(self._state(self._layouts[max(self._layouts)]) or b"")

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Row, bindparam, delete, insert, select, update
 
-from ociserver.ports import Committed, StoredObject
+from ociserver.ports import BESIDE, Committed, StoredObject
 from ociserver.refs import Digest, RepositoryName
 from ociserver.storage.blobs import BlobSql
 from ociserver.storage.schema import blob, blob_digest, discarded, lease, upload
@@ -99,12 +99,13 @@ class UploadSql(BlobSql):
         names = list(digests)
         found = self._db.execute(_held, {"names": names}).all()
         held = [row for row in found if row.quarantined_at is None]
-        spare = own if held else None
-        if spare is not None:
-            self._discard(spare, now)
-        else:
+        spare: StoredObject | None = own
+        if not held:
             values = {"key": session.id, "size": session.offset, "created_at": now}
             held = list(self._db.execute(_new_blob, values))
+            spare = StoredObject(key=own.key + BESIDE, state=own.state) if own.state else None
+        if spare is not None:
+            self._discard(spare, now)
         for row in found:
             if row.quarantined_at is not None:
                 self._replace(damaged=row.id, sound=held[0].id)

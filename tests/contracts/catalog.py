@@ -16,6 +16,7 @@ import pytest
 from ociserver.content import parse_manifest
 from ociserver.errors import ManifestInvalid
 from ociserver.ports import (
+    BESIDE,
     Catalog,
     CatalogTx,
     Committed,
@@ -399,6 +400,19 @@ class CatalogContract:
             assert spare(tx, 999.0) == [key(2), key(3), key(4)]
 
         after(make, change, look)
+
+    def test_what_may_lie_beside_a_blob_is_discarded_and_the_blob_is_not(self, make: Make) -> None:
+        beside = StoredObject(key=key(1) + BESIDE, state=b"parts")
+        spared = StoredObject(key=key(2), state=b"tails")
+
+        def change(tx: CatalogTx) -> None:
+            for number, state, expected in ((1, b"parts", beside), (2, b"tails", spared)):
+                session = begun(tx, number)
+                assert tx.keep_store_state(session.id, state)
+                done = tx.commit_upload(session, [digest(7)], 5.0)
+                assert done == Committed(key=key(1), spare=expected)
+
+        assert after(make, change, lambda tx: tx.discarded(9.0, 10)) == [beside, spared]
 
     def test_bytes_held_twice_are_linked_under_every_digest_pushed(self, make: Make) -> None:
         def change(tx: CatalogTx) -> None:
