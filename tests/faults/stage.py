@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +51,7 @@ class Stage:
         # Listed first: what a sweep takes away in between must not look like a stray.
         found = self.held()
         with closing(sqlite3.connect(self.served.data / "catalog.db")) as db:
-            Named.of(db).check(found)
+            named_by(db).check(found)
 
     def settle(self, seconds: float = 30.0) -> None:
         """Let a day go by: the bucket ends up with the catalog's blobs and nothing else."""
@@ -59,9 +59,9 @@ class Stage:
         def settled() -> bool:
             with closing(sqlite3.connect(self.served.data / "catalog.db", timeout=20)) as db:
                 with db:
-                    db.execute("UPDATE upload SET touched_at = 0")
-                    db.execute("UPDATE discarded SET since = 0")
-                named = Named.of(db)
+                    for aging in AGED:
+                        db.execute(aging)
+                named = named_by(db)
             return not named.rest and self.held() == Held(named.blobs, set())
 
         eventually(settled, seconds)
@@ -76,13 +76,10 @@ class Named:
     rest: dict[str, dict[str, object]]
 
     @classmethod
-    def of(cls, db: sqlite3.Connection) -> Named:
-        rest = db.execute("SELECT id, store_state FROM upload").fetchall()
-        rest += db.execute("SELECT key, store_state FROM discarded").fetchall()
-        return cls(
-            dict(db.execute("SELECT key, size FROM blob").fetchall()),
-            {key: json.loads(state) if state else {} for key, state in rest},
-        )
+    def of(
+        cls, blobs: Iterable[tuple[str, int]], rest: Iterable[tuple[str, bytes | None]]
+    ) -> Named:
+        return cls(dict(blobs), {key: json.loads(state) if state else {} for key, state in rest})
 
     def check(self, found: Held) -> None:
         stray = {key for key in found.objects if not self._names(key)}
@@ -106,6 +103,15 @@ class Named:
 
     def _states(self, key: str) -> list[dict[str, object]]:
         return [self.rest[each] for each in (key, key + _BESIDE) if each in self.rest]
+
+
+BLOBS = "SELECT key, size FROM blob"
+REST = "SELECT id, store_state FROM upload UNION ALL SELECT key, store_state FROM discarded"
+AGED = ("UPDATE upload SET touched_at = 0", "UPDATE discarded SET since = 0")
+
+
+def named_by(db: sqlite3.Connection) -> Named:
+    return Named.of(db.execute(BLOBS).fetchall(), db.execute(REST).fetchall())
 
 
 def held(server: S3Server, bucket: str) -> Held:
