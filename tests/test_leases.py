@@ -23,17 +23,20 @@ Told = Callable[[Story], None]
 _WORKERS = 3
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(scope="module")
+def database(postgres: PostgresServer) -> str:
+    """One for all: each story gives back what it held."""
+    url = postgres.new_database()
+    asyncio.run(migrate(url))
+    return url
+
+
+@pytest.fixture(params=["sqlite", "database"])
 def told(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Told:
     """Run a story over the catalogs of some workers, with leases that end soon."""
     monkeypatch.setattr(leases, "LEASE_SECONDS", 0.6)
     monkeypatch.setattr(leases, "_RENEW_SECONDS", 0.15)
-    url = ""
-    if request.param == "postgres":
-        server = request.getfixturevalue("postgres")
-        assert isinstance(server, PostgresServer)
-        url = server.new_database()
-        asyncio.run(migrate(url))
+    url = request.getfixturevalue("database") if request.param == "database" else ""
 
     def catalog() -> Catalog:
         return PostgresCatalog(url) if url else SqliteCatalog(tmp_path / "catalog.db")

@@ -46,12 +46,12 @@ def test_what_was_acknowledged_outlives_kills_and_nothing_else_is_left(
     versitygw: S3Server, tmp_path: Path
 ) -> None:
     ledger = Ledger()
-    kinds = (Pusher, Pusher, LargePusher) * 2
+    kinds = (Pusher, Pusher, Pusher, Pusher, LargePusher)
     pushers = [kind(ledger, number, random.getrandbits(32)) for number, kind in enumerate(kinds)]
     with staged(versitygw, tmp_path, ("--redirect", "off")) as stage:
 
         def kill(crashing: Event) -> None:
-            enough = len(ledger.blobs) + 2 * len(pushers)
+            enough = len(ledger.blobs) + 10
             eventually(lambda: len(ledger.blobs) >= enough or ledger.failures)
             time.sleep(random.uniform(0, 0.5))
             crashing.set()
@@ -68,7 +68,6 @@ def test_what_was_acknowledged_outlives_kills_and_nothing_else_is_left(
             stage.check_named()
             stage.served.start()
             resume(stage.served, ledger)
-        check_acknowledged(stage.served, ledger)
         crash(stage.served)
         stage.served.options += ("--upload-idle", "2s")
         stage.served.start()

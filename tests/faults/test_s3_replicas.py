@@ -50,7 +50,7 @@ def running(versitygw: S3Server, tmp_path_factory: pytest.TempPathFactory) -> It
         asyncio.run(migrate(url))
         with FaultyProxy(versitygw.port) as proxy:
             options = (
-                *("--catalog", url, "--redirect", "off", "--upload-idle", "8s"),
+                *("--catalog", url, "--redirect", "off"),
                 *blobs_option(versitygw, bucket, proxy.endpoint),
             )
             folder = tmp_path_factory.mktemp("replicas")
@@ -58,6 +58,10 @@ def running(versitygw: S3Server, tmp_path_factory: pytest.TempPathFactory) -> It
             try:
                 yield Replicas(one.start(), two.start(), proxy, database)
                 proxy.reset()
+                crash(one)
+                two.stop()
+                two.options += ("--upload-idle", "2s")
+                two.start()
                 check_settles(url, versitygw, bucket)
             finally:
                 crash(one)

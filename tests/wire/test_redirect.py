@@ -177,7 +177,7 @@ def test_clients_of_some_networks_have_their_bytes_from_us(
 
 @pytest.mark.parametrize(
     "options",
-    [("--redirect", "off"), ("--redirect-except", "127.0.0.0/8"), ("--redirect-from", "1MiB")],
+    [("--redirect", "off"), ("--redirect-except", "127.0.0.0/8")],
     ids=" ".join,
 )
 def test_redirects_are_turned_off(
