@@ -10,12 +10,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
+from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.faults.stage import Stage, check_unavailable
+from tests.faults.stage import Stage, check_unavailable, staged
 from tests.faulty import Fault, Rule
+from tests.s3 import S3Server
 from tests.s3_wire import Operation
 from tests.serving import digest_of, push_blob
 from tests.wire.build import MIB, assert_refused, begin, new_repository, noise
@@ -95,19 +97,40 @@ SURVIVED: list[tuple[Step, tuple[Fault, ...]]] = [
 def test_a_push_survives_one_fault(
     stage: Stage, client: httpx.Client, step: Step, faults: tuple[Fault, ...]
 ) -> None:
-    def survive(fault: Fault) -> None:
-        repository, body = new_repository(), noise(step.size)
-        location = begin(client, repository)
-        stage.proxy.add(step.rule(fault, location))
-        pushed = step.push(client, location, body)
-        assert pushed.status_code == 201, f"{fault}: {pushed.text}"
-        assert client.get(f"/v2/{repository}/blobs/{digest_of(body)}").content == body
-
     # At once, each on an object of its own: what takes time is the pause before S3 is asked again.
     with ThreadPoolExecutor(len(faults)) as pool:
-        list(pool.map(survive, faults))
+        list(pool.map(lambda fault: check_survived(stage, client, step, fault), faults))
     assert stage.proxy.faults.keys() == {*faults}
     stage.check_named()
+
+
+def test_a_server_that_answers_repetitions_otherwise_is_survived_too(
+    minio: S3Server, tmp_path: Path
+) -> None:
+    # Its second Complete and Abort are answered unlike the first server's.
+    with (
+        staged(minio, tmp_path, ("--redirect", "off")) as stage,
+        stage.served.client() as client,
+    ):
+        for step in (CREATE, FIRST_PART, COMPLETE, TAIL_PUT):
+            check_survived(stage, client, step, "lost_answer")
+        check_survived(stage, client, FIRST_PART, "truncated")
+        check_survived(stage, client, TAIL_GET, "cut_answer")
+        stage.check_named()
+        location = half_pushed(client)
+        stage.proxy.add(Rule(fault="lost", operation="AbortMultipartUpload"))
+        stage.proxy.add(Rule(fault="lost", operation="DeleteObjects"))
+        assert client.delete(location).status_code == 204
+        check_nothing_left(stage, location)
+
+
+def check_survived(stage: Stage, client: httpx.Client, step: Step, fault: Fault) -> None:
+    repository, body = new_repository(), noise(step.size)
+    location = begin(client, repository)
+    stage.proxy.add(step.rule(fault, location))
+    pushed = step.push(client, location, body)
+    assert pushed.status_code == 201, f"{fault}: {pushed.text}"
+    assert client.get(f"/v2/{repository}/blobs/{digest_of(body)}").content == body
 
 
 @pytest.mark.parametrize("fault", ["slow_down", "lost_answer", "lost"])
