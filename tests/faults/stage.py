@@ -13,7 +13,6 @@ from urllib.parse import quote
 import httpx
 from types_aiobotocore_s3 import S3Client
 
-from tests.faults.audit import crash
 from tests.faulty import FaultyProxy
 from tests.s3 import S3Server
 from tests.serving import Served
@@ -150,7 +149,7 @@ def staged(
         try:
             yield Stage(server, proxy, bucket, served.start())
         finally:
-            crash(served)
+            served.stop()
 
 
 def check_unavailable(answer: httpx.Response) -> None:

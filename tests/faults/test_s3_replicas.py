@@ -58,14 +58,14 @@ def running(versitygw: S3Server, tmp_path_factory: pytest.TempPathFactory) -> It
             try:
                 yield Replicas(one.start(), two.start(), proxy, database)
                 proxy.reset()
-                crash(one)
+                one.stop()
                 two.stop()
                 two.options += ("--upload-idle", "2s")
                 two.start()
                 check_settles(url, versitygw, bucket)
             finally:
-                crash(one)
-                crash(two)
+                one.stop()
+                two.stop()
     finally:
         database.remove()
 

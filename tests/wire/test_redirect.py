@@ -28,7 +28,7 @@ def redirecting(server: S3Server, data: Path, *options: str) -> Iterator[Served]
     try:
         yield served.start()
     finally:
-        served.kill()
+        served.stop()
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +205,7 @@ def test_a_signed_url_is_given_while_the_store_is_away(minio: S3Server, tmp_path
                 between.refuse()
                 assert client.get(path, follow_redirects=True).content == body
         finally:
-            served.kill()
+            served.stop()
 
 
 def test_a_redirect_ends_its_request_and_not_its_connection(served: Served, blob: Blob) -> None:
