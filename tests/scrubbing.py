@@ -100,12 +100,6 @@ class Scrubbed:
         assert ended.returncode == status, ended
         return ended.stdout
 
-    def scrub_at_once(self) -> str:
-        """Run it, whatever comes of it; return what it says."""
-        return subprocess.run(
-            self.command(), capture_output=True, text=True, check=False, env=_environment()
-        ).stdout
-
     @contextmanager
     def scrubbing(self, *options: str) -> Iterator[subprocess.Popen[str]]:
         """Give a run that is under way."""
@@ -122,14 +116,12 @@ class Scrubbed:
                 process.kill()
 
     def key_of(self, digest: str) -> str:
-        with closing(
-            sqlite3.connect(f"file:{self.served.data}/catalog.db?mode=ro", uri=True)
-        ) as db:
-            [(key,)] = db.execute(
+        return str(
+            self._ask(
                 "SELECT key FROM blob JOIN blob_digest ON blob_id = blob.id WHERE digest = ?",
-                (digest,),
+                digest,
             )
-        return str(key)
+        )
 
     def flip(self, digest: str) -> None:
         """Flip a bit in the middle of the blob."""
@@ -137,12 +129,20 @@ class Scrubbed:
         body[len(body) // 2] ^= 1
         self.behind.write(self.key_of(digest), bytes(body))
 
+    def is_under_way(self) -> bool:
+        """Tell whether a run has taken its lease."""
+        return bool(self._ask("SELECT count(*) FROM lease WHERE name = 'scrub'"))
+
     def unchecked(self) -> int:
+        return int(str(self._ask("SELECT count(*) FROM blob WHERE checked_at IS NULL")))
+
+    def _ask(self, question: str, *values: str) -> object:
+        """Ask the catalog itself for one value."""
         with closing(
             sqlite3.connect(f"file:{self.served.data}/catalog.db?mode=ro", uri=True)
         ) as db:
-            [(count,)] = db.execute("SELECT count(*) FROM blob WHERE checked_at IS NULL")
-        return int(count)
+            [(value,)] = db.execute(question, values)
+        return value
 
 
 def found(said: str) -> list[str]:
