@@ -392,7 +392,7 @@ def test_of_many_workers_one_runs_in_each_interval(tmp_path: Path) -> None:
 # -- beside pushes
 
 
-_MANY = 20_000
+_MANY = 5_000
 # Blobs as if pushed long ago, in SQL of both databases: pushing them takes longer than the test.
 _PADDED = "substr('{zeros}' || CAST(n.i AS TEXT), length(CAST(n.i AS TEXT)) + 1)"
 _NUMBERS = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {_MANY})"

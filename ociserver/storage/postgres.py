@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
@@ -64,6 +64,9 @@ class PostgresCatalog:
         self._accepted: set[asyncio.Task[object]] = set()
 
     async def read(self, work: Callable[[CatalogTx], T]) -> T:
+        return await _once_more(lambda: self._read(work))
+
+    async def _read(self, work: Callable[[CatalogTx], T]) -> T:
         async with _translated(), self._reading.connect() as db:
             return await db.run_sync(lambda sync: work(SqlCatalogTx(sync)))
 
@@ -77,6 +80,9 @@ class PostgresCatalog:
         return await asyncio.shield(writing)
 
     async def _write(self, work: Callable[[CatalogTx], T]) -> T:
+        return await _once_more(lambda: self._write_until_won(work))
+
+    async def _write_until_won(self, work: Callable[[CatalogTx], T]) -> T:
         for attempt in range(_ATTEMPTS):
             try:
                 async with _translated(), self._engine.connect() as db, _turn(db, attempt):
@@ -90,9 +96,15 @@ class PostgresCatalog:
             tx = SqlCatalogTx(sync)
             return work(tx), tx.changed
 
-        async with db.begin():
+        async with db.begin() as transaction:
             result, changed = await db.run_sync(run)
             await self._news.tell(db, changed)
+            try:
+                await transaction.commit()
+            except DBAPIError as error:
+                if error.connection_invalidated:
+                    raise Unavailable("the catalog was lost in the middle of a commit") from error
+                raise
         self._news.hear(changed)
         return result
 
@@ -146,6 +158,21 @@ class _LostError(Exception):
     """The transaction lost against another and did nothing."""
 
 
+class _GoneError(Exception):
+    """The connection was closed before anything was committed: by a restart of the database, say."""
+
+
+async def _once_more(run: Callable[[], Awaitable[T]]) -> T:
+    """Run it again where its connection turned out to be closed. Raises Unavailable."""
+    try:
+        return await run()
+    except _GoneError:
+        try:
+            return await run()
+        except _GoneError as error:
+            raise Unavailable(str(error)) from error
+
+
 @asynccontextmanager
 async def _turn(db: AsyncConnection, attempt: int) -> AsyncIterator[None]:
     """Hold, for a write that lost too often, the one lock of all such writes.
@@ -175,7 +202,8 @@ async def _translated() -> AsyncIterator[None]:
             raise _LostError from error
         if state == _DISK_FULL:
             raise StorageFull("the catalog's disk is full") from error
-        raise Unavailable(f"the catalog failed: {error.orig}") from error
+        kind = _GoneError if error.connection_invalidated else Unavailable
+        raise kind(f"the catalog failed: {error.orig}") from error
     except asyncpg.PostgresError as error:
         raise Unavailable(f"the catalog failed: {error}") from error
     except PoolTimeout as error:

@@ -27,6 +27,7 @@ WIRE: dict[type[LadingError], tuple[int, str]] = {
     errors.ManifestUnknown: (404, "MANIFEST_UNKNOWN"),
     errors.ManifestBlobUnknown: (404, "MANIFEST_BLOB_UNKNOWN"),
     errors.BlobUnknown: (404, "BLOB_UNKNOWN"),
+    errors.BlobQuarantined: (404, "BLOB_UNKNOWN"),
     errors.BlobReferenced: (405, "DENIED"),
     errors.UploadUnknown: (404, "BLOB_UPLOAD_UNKNOWN"),
     errors.UploadLost: (404, "BLOB_UPLOAD_UNKNOWN"),
@@ -43,6 +44,7 @@ WIRE: dict[type[LadingError], tuple[int, str]] = {
     errors.BodySlow: (408, "SIZE_INVALID"),
     errors.StorageFull: (507, "DENIED"),
     errors.Unavailable: (503, "TOOMANYREQUESTS"),
+    errors.BlobDamaged: (503, "TOOMANYREQUESTS"),
 }
 
 _RETRY_AFTER_SECONDS = 5

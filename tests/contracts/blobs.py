@@ -118,10 +118,10 @@ class BlobStoreContract:
 
         told(story)
 
-    @pytest.mark.parametrize("start", [0, 1, 4095, 4096, MIB - 1])
+    @pytest.mark.parametrize("start", [0, 4095, MIB - 1])
     def test_pieces_of_any_size_and_place_are_written_whole(self, make: Make, start: int) -> None:
         random = Random(start)
-        body = random.randbytes(21 * MIB + 5)
+        body = random.randbytes(13 * MIB + 5)
         memory = memoryview(mmap.mmap(-1, MIB))
 
         async def story() -> None:
@@ -172,7 +172,7 @@ class BlobStoreContract:
         told(story)
 
     def test_many_syncs_in_pieces_of_any_size_make_one_object(self, make: Make) -> None:
-        body, cuts = Random(3).randbytes(30 * MIB), Random(4)
+        body, cuts = Random(3).randbytes(15 * MIB), Random(4)
 
         async def story() -> None:
             offset = 0

@@ -130,6 +130,26 @@ def test_an_outage_is_told_and_ends_by_itself(own: PostgresServer, how: signal.S
     told(make, story)
 
 
+def test_a_restart_between_two_requests_fails_neither(own: PostgresServer) -> None:
+    url = own.new_database()
+    asyncio.run(migrate(url))
+
+    async def make() -> Catalog:
+        return PostgresCatalog(url)
+
+    async def story(catalog: Catalog) -> None:
+        for number in (1, 2):
+            # Several connections are in the pool, and all of them are closed.
+            await asyncio.gather(*(catalog.read(lambda tx: tx.tags(REPO, "", 9)) for _ in range(8)))
+            own.stop()
+            await asyncio.to_thread(own.start)
+            if number == 1:
+                await catalog.write(partial(put, number=1))
+            assert await catalog.read(lambda tx: tx.manifest(REPO, digest(1))) is not None
+
+    told(make, story)
+
+
 def test_writes_that_contend_for_one_tag_all_come_through(url: str) -> None:
     async def make() -> Catalog:
         return PostgresCatalog(url)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import random
+import os
 import time
 
 from tests.faults.ledger import Upload
 from tests.faults.wire import Connection
 from tests.serving import Served
 
-# Enough for one checkpoint within a body: `sessions.py` makes one each 64 MiB.
-LARGE = 80 * 1024 * 1024
+# Enough for one checkpoint within a body, which `sessions.py` makes at each so many bytes.
+CHECKPOINT = 256 * 1024 * 1024
+LARGE = CHECKPOINT + 16 * 1024 * 1024
 _SECONDS = 30
 
 
 def begin_patch(connection: Connection, repository: str, size: int) -> Upload:
     """Open an upload of random bytes and announce a PATCH of all of it, with none sent yet."""
-    upload = Upload(repository, connection.begin(repository), random.randbytes(size))
+    upload = Upload(repository, connection.begin(repository), os.urandom(size))
     announce(connection, upload)
     return upload
 

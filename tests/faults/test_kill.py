@@ -14,7 +14,15 @@ import pytest
 
 from tests.faults.audit import check_acknowledged, check_at_rest, crash, resume, resume_one, running
 from tests.faults.ledger import Ledger, Pusher, Upload, push_until
-from tests.faults.patches import LARGE, announce, begin_patch, send, wait_for_file, wait_for_offset
+from tests.faults.patches import (
+    CHECKPOINT,
+    LARGE,
+    announce,
+    begin_patch,
+    send,
+    wait_for_file,
+    wait_for_offset,
+)
 from tests.faults.wire import Connection, finishing
 from tests.serving import Served, digest_of
 
@@ -22,7 +30,6 @@ _ROUNDS = 3
 _CLIENTS = 6
 _MIB = 1024 * 1024
 # What `sessions.py` promises: at most this much is sent again.
-_CHECKPOINT = 64 * _MIB
 
 
 @pytest.fixture
@@ -80,15 +87,15 @@ def test_one_worker_killed_takes_nothing_acknowledged_along(tmp_path: Path) -> N
 def test_an_upload_killed_in_mid_patch_resumes_from_its_checkpoint(served: Served) -> None:
     with Connection(served.port) as connection:
         upload = begin_patch(connection, "crash/large", LARGE)
-        send(connection, upload, 72 * _MIB)
+        send(connection, upload, CHECKPOINT + 8 * _MIB)
         with Connection(served.port) as watcher:
-            upload.acknowledged = wait_for_offset(watcher, upload, _CHECKPOINT)
+            upload.acknowledged = wait_for_offset(watcher, upload, CHECKPOINT)
         send(connection, upload, 3 * _MIB)
         crash(served)
     check_at_rest(served.data)
     served.start()
     with Connection(served.port) as connection:
-        assert resume_one(connection, upload) >= _CHECKPOINT
+        assert resume_one(connection, upload) >= CHECKPOINT
 
 
 def test_an_upload_killed_before_a_checkpoint_resumes_from_its_last_chunk(served: Served) -> None:

@@ -14,7 +14,7 @@ import pytest
 from tests.faults.audit import check_acknowledged, check_at_rest, crash, resume, resume_one, running
 from tests.faults.disk import copy_as_on_disk, cut_power, make_image, mounted, write_synced
 from tests.faults.ledger import Ledger, Pusher, push_until
-from tests.faults.patches import LARGE, begin_patch, send, wait_for_offset
+from tests.faults.patches import CHECKPOINT, LARGE, begin_patch, send, wait_for_offset
 from tests.faults.wire import Connection
 from tests.serving import Served
 
@@ -51,16 +51,16 @@ def test_an_offset_reported_in_mid_patch_outlives_a_power_cut(tmp_path: Path) ->
     make_image(image, _IMAGE_BYTES)
     with _on_disk(image, 1) as served, Connection(served.port) as connection:
         upload = begin_patch(connection, "power/large", LARGE)
-        send(connection, upload, 72 * _MIB)
+        send(connection, upload, CHECKPOINT + 8 * _MIB)
         with Connection(served.port) as watcher:
-            upload.acknowledged = wait_for_offset(watcher, upload, 64 * _MIB)
+            upload.acknowledged = wait_for_offset(watcher, upload, CHECKPOINT)
         send(connection, upload, 3 * _MIB)
         cut_power(served.data.parent)
         crash(served)
         copy_as_on_disk(image, image.with_name("copy"))
     image.with_name("copy").replace(image)
     with _on_disk(image, 1) as served, Connection(served.port) as connection:
-        assert resume_one(connection, upload) >= 64 * _MIB
+        assert resume_one(connection, upload) >= CHECKPOINT
 
 
 def test_a_cut_loses_what_was_not_synced_and_nothing_else(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from tests.wire.build import MIB, begin, new_repository, noise, put_manifest, un
 from tests.wire.raw import Connection, eventually, request
 
 # An upload without a rest to it is asked for before it is completed, and again after.
-AFTER_COMPLETE = Rule(fault="slow", operation="HeadObject", nth=2, seconds=2)
+AFTER_COMPLETE = Rule(fault="slow", operation="HeadObject", seconds=2)
 
 
 @dataclass(frozen=True)
