@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 PUSHES ?= 100000
+# Tests mostly wait: more of them at once than there are cores.
+TESTERS ?= 4
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -32,7 +34,7 @@ check: $(VENV)/.installed-test ## formatting, lint, types, import rules
 	$(BIN)/lint-imports
 
 test: check ## check, then every Python test
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(TESTERS)
 
 conformance: $(VENV)/.installed-test ## the official suite and unmodified real clients
 	$(BIN)/python -m conformance.run

@@ -146,10 +146,14 @@ async def _once(url: str, work: Callable[[Connection], None]) -> None:
     engine = create_async_engine(
         "postgresql+asyncpg://", async_creator=lambda *_, **__: connect(url)
     )
-    try:
+
+    async def run() -> None:
         async with _translated(), engine.begin() as db:
             await db.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION})")
             await db.run_sync(work)
+
+    try:
+        await _once_more(run)
     finally:
         await engine.dispose()
 
@@ -159,7 +163,7 @@ class _LostError(Exception):
 
 
 class _GoneError(Exception):
-    """The connection was closed before anything was committed: by a restart of the database, say."""
+    """The connection was closed before anything was committed: the database restarted, say."""
 
 
 async def _once_more(run: Callable[[], Awaitable[T]]) -> T:

@@ -170,9 +170,9 @@ def test_what_a_killed_replica_was_writing_is_ended_by_the_other(replicas: Repli
             assert two.get(upload.location).headers["range"] == f"0-{upload.offset - 1}"
         for done in pool.map(lambda each: each.put(two), (part, tail, ending)):
             assert done.status_code == 201, done.text
-        # One tail alone is read: no upload is, and what was completed is not completed again.
+        # One tail alone is read: no upload is, and what was completed is asked for once more.
         assert replicas.proxy.requests["GetObject"] == 1
-        assert replicas.proxy.requests["CompleteMultipartUpload"] == 2
+        assert replicas.proxy.requests["CompleteMultipartUpload"] == 3
         for upload in (part, tail, ending):
             upload.check(two)
 
