@@ -6,13 +6,13 @@ asks, and a fact once it is answered. `audit.py` holds the server to the facts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from random import Random
 from threading import Event, Thread
 
-from tests.faults.wire import Connection, Refused, finishing, manifest_of
+from tests.faults.wire import Answer, Connection, Refused, finishing, manifest_of
 from tests.serving import digest_of
 
 _SERVER_FAULT = 500
@@ -69,10 +69,13 @@ class Pusher:
             self._remove_tag,
         )
 
-    def run(self, port: int, crashing: Event) -> None:
-        """Push until the server is gone; whatever goes wrong before that is a failure."""
+    def run(self, port: int, crashing: Event, *, deaf: bool = False) -> None:
+        """Push until the server is gone; whatever goes wrong before that is a failure.
+
+        One that is `deaf` does not count an answer that comes once the crash has begun.
+        """
         try:
-            with Connection(port) as connection:
+            with Heard(port, crashing) if deaf else Connection(port) as connection:
                 while True:
                     self._random.choice(self._steps)(connection)
         except (OSError, HTTPException) as error:
@@ -178,12 +181,42 @@ class Pusher:
         self._ledger.tags[key] = {None}
 
 
+class Heard(Connection):
+    """A connection whose answers are heard until a crash begins, and no longer."""
+
+    def __init__(self, port: int, crashing: Event) -> None:
+        super().__init__(port)
+        self._crashing = crashing
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        *,
+        headers: Mapping[str, str] | None = None,
+        expect: Sequence[int] = (),
+    ) -> Answer:
+        answer = super().ask(method, path, body, headers=headers, expect=expect)
+        if self._crashing.is_set():
+            raise ConnectionError("nobody hears this answer")
+        return answer
+
+
 def push_until(
-    port: int, pushers: Sequence[Pusher], crash: Callable[[Event], None], ledger: Ledger
+    port: int,
+    pushers: Sequence[Pusher],
+    crash: Callable[[Event], None],
+    ledger: Ledger,
+    *,
+    deaf: bool = False,
 ) -> None:
     """Let the pushers go; `crash` sets its event and then takes the server away from them."""
     crashing = Event()
-    threads = [Thread(target=pusher.run, args=(port, crashing)) for pusher in pushers]
+    threads = [
+        Thread(target=pusher.run, args=(port, crashing), kwargs={"deaf": deaf})
+        for pusher in pushers
+    ]
     for thread in threads:
         thread.start()
     try:
