@@ -113,6 +113,11 @@ class _PlainHasher:
         return None
 
 
+def states_can_be_saved() -> bool:
+    """Tell whether `Hasher.state` gives anything on this machine."""
+    return _LIBRARY is not None
+
+
 def fresh(algorithm: str) -> Hasher:
     """Return a hasher that has seen nothing; `algorithm` is `sha256` or `sha512`."""
     return _SavableHasher(algorithm) if _LIBRARY else _PlainHasher(algorithm)

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from ociserver.errors import LeaseTaken, Unavailable
+from ociserver.errors import LadingError, LeaseTaken
 from ociserver.ports import Catalog
 
 log = logging.getLogger("lading.leases")
@@ -46,8 +46,10 @@ class Leases:
                 yield
             finally:
                 renewing.cancel()
+                # A renewal under way would bring back what is given back below.
+                await asyncio.wait([renewing])
         finally:
-            with suppress(Unavailable):
+            with suppress(LadingError):
                 await self._catalog.write(lambda tx: tx.drop_lease(name, owner))
 
     async def free(self, name: str, patience: float) -> None:
@@ -76,5 +78,5 @@ class Leases:
             try:
                 if not await self._take(name, owner):
                     log.warning("a lease was lost", extra={"fields": {"lease": name}})
-            except Unavailable:
-                continue  # the catalog may be back before the lease ends
+            except LadingError:
+                continue  # the catalog may be back, or have room, before the lease ends

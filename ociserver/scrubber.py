@@ -88,6 +88,8 @@ class _Difference:
     named: int = 0
     absent: list[CheckedBlob] = field(default_factory=list)
     orphans: list[ListedObject] = field(default_factory=list)
+    # All of them, also those beyond what is kept above.
+    unnamed: int = 0
 
 
 class Scrubber:
@@ -132,7 +134,7 @@ class Scrubber:
             )
         for blob in difference.absent:
             await self._confirm(blob)
-        await self._deal_with(difference.orphans, difference.named)
+        await self._deal_with(difference)
 
     async def _difference(self, before: float) -> _Difference:
         found = _Difference()
@@ -144,6 +146,7 @@ class Scrubber:
                 after = max(objects)
             old = [each for each in batch if each.modified_at < before]
             orphans = await self._catalog.read(lambda tx, old=old: _unnamed(tx, old))  # type: ignore[misc]
+            found.unnamed += len(orphans)
             found.orphans += orphans[: _MOST - len(found.orphans)]
         await self._compare({}, after, None, found)
         if _MOST in (len(found.absent), len(found.orphans)):
@@ -172,12 +175,12 @@ class Scrubber:
         except Unavailable as error:
             await self._skip(blob, error)
 
-    async def _deal_with(self, orphans: Sequence[ListedObject], named: int) -> None:
-        repair = self._plan.repair
-        if repair and orphans and (not named or len(orphans) > max(_ORPHANS, named)):
+    async def _deal_with(self, found: _Difference) -> None:
+        repair, orphans, named = self._plan.repair, found.orphans, found.named
+        if repair and orphans and (not named or found.unnamed > max(_ORPHANS, named)):
             repair = False
             self.tally.left.append(
-                f"{len(orphans)} objects that no row names, beside {named} that are blobs, are no "
+                f"{found.unnamed} objects that no row names, beside {named} that are blobs, are no "
                 "leftovers: is this the catalog of this store? None was deleted"
             )
         for start in range(0, len(orphans), _BATCH):

@@ -23,9 +23,9 @@ from ociserver.errors import (
     BodySlow,
     ClientGone,
     DigestMismatch,
+    LadingError,
     SizeInvalid,
     StorageFull,
-    Unavailable,
     UploadBusy,
     UploadLost,
     UploadOutOfOrder,
@@ -180,9 +180,7 @@ class Uploads:
         now = time.time()
         done = await self._catalog.write(lambda tx: tx.commit_upload(whole, digests, now))
         if done is None:
-            # Cancelled before the object was made: nobody else would delete it for a minute.
-            if spare := await self._catalog.read(lambda tx: tx.discarded_object(whole.id)):
-                await self._blobs.delete([spare])
+            await self._delete_unnamed(whole)
             raise UploadUnknown("the upload was cancelled, or finished by another request")
         if done.spare is not None:
             await self._delete(done.spare)
@@ -194,9 +192,21 @@ class Uploads:
             await self._delete(own)
         return own is not None
 
+    async def _delete_unnamed(self, ended: UploadSession) -> None:
+        """Delete the object of a session that was cancelled before the object was made.
+
+        However long ago that was: its key may be struck off already, and nobody else would.
+        """
+        own = StoredObject(key=ended.id, state=ended.store_state)
+        discarded, finished = await self._catalog.read(
+            lambda tx: (tx.discarded_object(own.key), tx.blob_keys([own.key]))
+        )
+        if not finished:
+            await self._delete(discarded or own)
+
     async def _delete(self, discarded: StoredObject) -> None:
         """Delete it at once, if the store can; `Discards` comes by anyway."""
-        with suppress(Unavailable):
+        with suppress(LadingError):
             await self._blobs.delete([discarded])
 
     @asynccontextmanager

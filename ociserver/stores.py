@@ -1,4 +1,8 @@
-"""The stores behind a registry, opened by URL: here, and only here, adapters are named."""
+"""The stores behind a registry, opened by URL: here, and only here, adapters are named.
+
+Those of production are imported where they are opened: each takes a quarter of a second, which a
+start on the embedded default need not wait.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +14,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from ociserver import hashing
 from ociserver.bucket import Bucket
 from ociserver.errors import Unavailable
 from ociserver.leases import Leases
 from ociserver.ports import Catalog, ListedStore, Presign
 from ociserver.settings import Settings
-from ociserver.storage import postgres
 from ociserver.storage.files import FileBlobs
-from ociserver.storage.postgres import PostgresCatalog
 from ociserver.storage.sqlite import SqliteCatalog, prepare_catalog
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from ociserver.storage.s3_client import S3
 
 _POSTGRES = "postgresql://"
 _S3 = "s3"
+# Signature Version 4 signs no URL for longer than a week.
+_LONGEST_URL = 7 * 86_400
 _LOCAL = ("sqlite", "file")
 
 
@@ -38,8 +45,8 @@ class Stores:
 
     async def aclose(self) -> None:
         """Finish what was accepted and release everything."""
-        await self.catalog.aclose()
         await self.blobs.aclose()
+        await self.catalog.aclose()
 
 
 def open_stores(settings: Settings) -> Stores:
@@ -47,7 +54,7 @@ def open_stores(settings: Settings) -> Stores:
     catalog = _catalog(settings.catalog)
     if not settings.blobs.startswith(_S3):
         return Stores(catalog=catalog, blobs=FileBlobs(path_of(settings.blobs)), presign=None)
-    from ociserver.storage.s3 import S3Blobs  # noqa: PLC0415 - see _s3
+    from ociserver.storage.s3 import S3Blobs  # noqa: PLC0415
 
     s3 = _s3(settings)
     blobs = S3Blobs(s3, Leases(catalog), memory=settings.upload_memory)
@@ -61,7 +68,7 @@ def prepare_stores(settings: Settings) -> None:
     Raises Unavailable.
     """
     if settings.catalog.startswith(_POSTGRES):
-        asyncio.run(postgres.check(settings.catalog))
+        asyncio.run(_postgres().check(settings.catalog))
     else:
         prepare_catalog(path_of(settings.catalog))
     asyncio.run(_check_blobs(settings))
@@ -70,7 +77,7 @@ def prepare_stores(settings: Settings) -> None:
 def migrate_catalog(url: str) -> None:
     """Bring the catalog's schema to this release. Raises Unavailable."""
     if url.startswith(_POSTGRES):
-        asyncio.run(postgres.migrate(url))
+        asyncio.run(_postgres().migrate(url))
     else:
         prepare_catalog(path_of(url))
 
@@ -85,7 +92,7 @@ async def existing_stores(settings: Settings) -> AsyncIterator[Stores]:
         if urlsplit(url).scheme in _LOCAL and not path_of(url).exists():
             raise Unavailable(f"there is nothing at {place(url)}")
     if settings.catalog.startswith(_POSTGRES):
-        await postgres.check(settings.catalog)
+        await _postgres().check(settings.catalog)
     await _check_blobs(settings)
     stores = open_stores(settings)
     try:
@@ -114,18 +121,24 @@ def path_of(url: str) -> Path:
 
 def _catalog(url: str) -> Catalog:
     if url.startswith(_POSTGRES):
-        return PostgresCatalog(url)
+        catalog: Catalog = _postgres().PostgresCatalog(url)
+        return catalog
     return SqliteCatalog(path_of(url))
 
 
+def _postgres() -> ModuleType:
+    from ociserver.storage import postgres  # noqa: PLC0415
+
+    return postgres
+
+
 def _s3(settings: Settings) -> S3:
-    # Not at the top: it takes a quarter of a second that a registry on files need not wait.
     from ociserver.storage.s3_client import S3  # noqa: PLC0415
 
     return S3(
         Bucket.parse(settings.blobs),
         public_endpoint=settings.redirect_endpoint,
-        presigned=int(settings.redirect_seconds),
+        presigned=min(max(1, int(settings.redirect_seconds)), _LONGEST_URL),
     )
 
 
@@ -133,6 +146,11 @@ async def _check_blobs(settings: Settings) -> None:
     if not settings.blobs.startswith(_S3):
         await FileBlobs(path_of(settings.blobs)).aclose()
         return
+    if not hashing.states_can_be_saved():
+        raise Unavailable(
+            "on S3 an upload resumes only where the state of a hash can be saved, which takes "
+            "OpenSSL 3's libcrypto: it is not to be found here"
+        )
     s3 = _s3(settings)
     try:
         await s3.check()

@@ -99,10 +99,11 @@ class S3Blobs:
 
         async def abort(key: str, state: State) -> None:
             async with gate:
+                # First the one we know: a listing need not show it.
+                if state.upload:
+                    await self._s3.abort(key, state.upload.id)
                 if state.in_doubt:
                     await self._s3.abort_all(key)
-                elif state.upload:
-                    await self._s3.abort(key, state.upload.id)
 
         await asyncio.gather(*(abort(key, state) for key, state in uploads))
 

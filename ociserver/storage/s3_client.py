@@ -111,10 +111,10 @@ class S3:
                     Metadata={_CONTENT: content.hexdigest()},
                     ContentType="application/octet-stream",
                 )
-        except (_ThereError, Unavailable) as error:
+        except Unavailable as error:
             # Put by another request, or by an attempt of ours whose answer was lost.
             ours = await self._is(key, len(data), _CONTENT, content.hexdigest())
-            if isinstance(error, Unavailable) and not ours:
+            if not ours and not isinstance(error, _ThereError):
                 raise
             return ours
         return True
@@ -216,6 +216,9 @@ class S3:
         for attempt in range(_ATTEMPTS):
             await _pause(attempt)
             trouble = await self._complete(key, upload, parts)
+            if isinstance(trouble, UploadLost) and not attempt:
+                # Not by us, then: another request may have completed it with other bytes.
+                raise trouble
             if await self.is_complete(key, upload, size):
                 return
             if trouble is None and await self._appears(key, size, upload):
@@ -311,10 +314,10 @@ class S3:
                     MultipartUpload={"Parts": listed},
                     IfNoneMatch="*",
                 )
-        except (UploadLost, Unavailable) as error:
-            return error
         except (_ThereError, _AbsentError) as error:
             return UploadLost(f"the store has something else there: {error}")
+        except (UploadLost, Unavailable) as error:
+            return error
         return None
 
     async def _appears(self, key: str, size: int, upload: Multipart) -> bool:
@@ -412,11 +415,11 @@ class S3:
         return client
 
 
-class _AbsentError(Exception):
+class _AbsentError(Unavailable):
     """The store has no such thing."""
 
 
-class _ThereError(Exception):
+class _ThereError(Unavailable):
     """The store has something there already."""
 
 

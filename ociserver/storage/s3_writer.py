@@ -319,9 +319,9 @@ class S3Writer:
         if len(data) <= _HELD_TAIL:
             held = base64.b64encode(data).decode()
             return _Tail(slot, len(data), checksum_of(data), held)
-        if not self._had_tails:
-            self._had_tails = True
-            await self._keep_state()
+        # Each time, for an upload that was cancelled meanwhile must not leave a tail behind.
+        self._had_tails = True
+        await self._keep_state()
         return _Tail(slot, self._filled, await self._s3.put(self._key + TAILS[slot], data))
 
     async def _load_tail(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Select, and_, func, select, union_all, update
 
-from ociserver.ports import CheckedBlob, StoredObject
+from ociserver.ports import BESIDE, CheckedBlob, StoredObject
 from ociserver.refs import Digest, RepositoryName
 from ociserver.storage.blobs import BlobSql
 from ociserver.storage.schema import blob, blob_digest, discarded, upload
@@ -55,13 +55,14 @@ class ScrubSql(BlobSql):
         return set(self._db.execute(select(blob.c.key).where(blob.c.key.in_(keys))).scalars())
 
     def unfinished(self, keys: Sequence[str]) -> Sequence[StoredObject]:
+        names = [*keys, *(key + BESIDE for key in keys)]
         rows = self._db.execute(
             union_all(
                 select(upload.c.id, upload.c.store_state).where(upload.c.id.in_(keys)),
-                select(discarded.c.key, discarded.c.store_state).where(discarded.c.key.in_(keys)),
+                select(discarded.c.key, discarded.c.store_state).where(discarded.c.key.in_(names)),
             )
         )
-        return [StoredObject(key=row[0], state=row[1]) for row in rows]
+        return [StoredObject(key=row[0].removesuffix(BESIDE), state=row[1]) for row in rows]
 
     def _changed(self, which: ColumnElement[bool], values: dict[str, Any]) -> bool:
         """Change the blob, if there is such a one, and tell the caches of whoever links it."""

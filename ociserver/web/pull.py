@@ -61,7 +61,10 @@ class Pull:
 
     def hot_manifest(self, target: bytes) -> ManifestAnswer | None:
         """Return the answer to a GET or HEAD of exactly this target, if it is at hand and holds."""
-        return self._answers.get(target)
+        try:
+            return self._answers.get(target)
+        except Unavailable:
+            return None  # whether it still holds cannot be told: the long way says so
 
     async def manifest(self, request: Request) -> Response:
         """end-3: the bytes as they were pushed."""
