@@ -101,24 +101,29 @@ def test_a_dry_run_changes_nothing(served: Served, client: httpx.Client) -> None
     assert client.get(f"/v2/{repository}/blobs/{digest_of(blob)}").content == blob
 
 
-def test_what_head_found_is_there_for_the_manifest_across_a_collection(
-    served: Served, client: httpx.Client
-) -> None:
-    repository, layer = new_repository(), noise(5000)
-    for blob in (b"{}", layer):
-        push_blob(client, repository, blob)
-    # Into the server's memory: what is kept there must not answer for what is not renewed.
-    path = f"/v2/{repository}/blobs/{digest_of(layer)}"
-    for _ in range(2):
-        assert client.get(path).status_code == 200
-    time.sleep(_GRACE)
-    for blob in (b"{}", layer):
-        assert client.head(f"/v2/{repository}/blobs/{digest_of(blob)}").status_code == 200
-    collect(served)
-    put_manifest(client, repository, "v1", image(layer))
-    time.sleep(_GRACE)
-    collect(served)
-    assert client.get(path).content == layer
+def test_what_head_found_is_there_for_the_manifest_across_a_collection(tmp_path: Path) -> None:
+    # Half of it is longer than a collection and a PUT take on a busy machine.
+    grace = 8.0
+    served = Served(tmp_path, options=(*SHORT, "--gc-grace", f"{grace}s")).start()
+    try:
+        with served.client() as client:
+            repository, layer = new_repository(), noise(5000)
+            for blob in (b"{}", layer):
+                push_blob(client, repository, blob)
+            # Into the server's memory: what is kept there must not answer for what is not renewed.
+            path = f"/v2/{repository}/blobs/{digest_of(layer)}"
+            for _ in range(2):
+                assert client.get(path).status_code == 200
+            time.sleep(grace)
+            for blob in (b"{}", layer):
+                found = client.head(f"/v2/{repository}/blobs/{digest_of(blob)}")
+                assert found.status_code == 200
+            collect(served, "--gc-grace", f"{grace}s")
+            put_manifest(client, repository, "v1", image(layer))
+            collect(served, "--gc-grace", "1ms")
+            assert client.get(path).content == layer
+    finally:
+        served.stop()
 
 
 def test_head_of_what_was_collected_is_404_at_once(served: Served, client: httpx.Client) -> None:
