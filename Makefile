@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PUSHES ?= 100000
 # Tests mostly wait: more of them at once than there are cores.
-TESTERS ?= 4
+TESTERS ?= 3
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
