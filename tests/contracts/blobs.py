@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import mmap
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from random import Random
@@ -74,10 +75,8 @@ def stored(*keys: str) -> list[StoredObject]:
     return [StoredObject(key=key, state=STATES.get(key)) for key in keys]
 
 
-class BlobStoreContract:
-    @pytest.fixture
-    def make(self) -> Make:
-        raise NotImplementedError
+class BlobStoreContract(ABC):
+    """A suite has a fixture `make` of its own."""
 
     @pytest.fixture(autouse=True)
     def forget(self) -> Iterator[None]:
@@ -433,9 +432,9 @@ class BlobStoreContract:
         told(story)
         assert self.left_behind() == []
 
+    @abstractmethod
     def left_behind(self) -> list[str]:
         """Everything that is in the store."""
-        raise NotImplementedError
 
     def test_settled_waits_for_a_writer_that_is_about_to_end(self, make: Make) -> None:
         async def story() -> None:

@@ -125,9 +125,7 @@ def children(count: int, first: int = 1000) -> list[dict[str, Any]]:
 
 
 class CatalogContract:
-    @pytest.fixture
-    def make(self) -> Make:
-        raise NotImplementedError
+    """A suite has a fixture `make` of its own."""
 
     # -- manifests, edges, tags
 

@@ -68,9 +68,7 @@ def left(tx: CatalogTx) -> set[Digest]:
 
 
 class CollectionContract:
-    @pytest.fixture
-    def make(self) -> Make:
-        raise NotImplementedError
+    """A suite has a fixture `make` of its own."""
 
     # -- manifests
 
