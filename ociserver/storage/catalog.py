@@ -1,15 +1,16 @@
 """The catalog's SQL, put together: one transaction as plain methods over SQLAlchemy Core.
 
-Each group of rows has a module: `manifests.py`, `blobs.py`, `uploads.py`, `collection.py`,
-`scrubbing.py`. The engines (`sqlite.py`, `postgres.py`) run these methods.
+Each group of rows has a module: `manifests.py`, `blobs.py`, `uploads.py`, `leasing.py`,
+`collection.py`, `scrubbing.py`. The engines (`sqlite.py`, `postgres.py`) run these methods.
 """
 
 from __future__ import annotations
 
 from ociserver.storage.collection import CollectionSql
+from ociserver.storage.leasing import LeaseSql
 from ociserver.storage.scrubbing import ScrubSql
 from ociserver.storage.uploads import UploadSql
 
 
-class SqlCatalogTx(CollectionSql, UploadSql, ScrubSql):
+class SqlCatalogTx(CollectionSql, UploadSql, ScrubSql, LeaseSql):
     """`ports.CatalogTx` over one connection inside one transaction."""

@@ -263,7 +263,8 @@ class S3Writer:
         if not self._buffer:
             self._buffer = bytearray(min(whole, _FREE_BYTES))
             return
-        self._taken = await self._room.take(whole)
+        if not self._taken:
+            self._taken = await self._room.take(whole)
         self._buffer.extend(bytes(whole - len(self._buffer)))
 
     async def _send(self) -> None:
@@ -328,6 +329,8 @@ class S3Writer:
         tail, self._tail = self._tail, None
         if tail is None:
             return
+        if tail.size > _FREE_BYTES:
+            self._taken = await self._room.take(part_size(len(self._parts) + 1))
         if tail.data:
             data = base64.b64decode(tail.data)
         else:
@@ -382,4 +385,6 @@ class S3Writer:
 
     async def _keep_state(self) -> None:
         """Put on record what is about to come to be; the offset on record stays."""
-        await self._keep(self._state(self._layouts[max(self._layouts)]) or b"")
+        state = self._state(self._layouts[max(self._layouts)])
+        assert state is not None  # noqa: S101 - an upload, a tail or a doubt is on record
+        await self._keep(state)

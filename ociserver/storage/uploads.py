@@ -1,4 +1,4 @@
-"""Work in flight, in SQL: upload sessions, leases, objects to be deleted. `ports.UploadRows`."""
+"""Work in flight, in SQL: upload sessions, objects to be deleted. `ports.UploadRows`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqlalchemy import Row, bindparam, delete, insert, select, update
 from ociserver.ports import BESIDE, Committed, StoredObject
 from ociserver.refs import Digest, RepositoryName
 from ociserver.storage.blobs import BlobSql
-from ociserver.storage.schema import blob, blob_digest, discarded, lease, upload
+from ociserver.storage.schema import blob, blob_digest, discarded, upload
 from ociserver.upload import UploadSession
 
 _session = select(
@@ -142,22 +142,6 @@ class UploadSql(BlobSql):
 
     def forget_keys(self, keys: Sequence[str]) -> int:
         return self._db.execute(delete(discarded).where(discarded.c.key.in_(keys))).rowcount
-
-    # -- leases
-
-    def take_lease(self, name: str, owner: str, now: float, until: float) -> bool:
-        values = {"name": name, "owner": owner, "until": until, "now": now}
-        return self._db.execute(self._inserts.lease, values).rowcount > 0
-
-    def lease_is_held(self, name: str, now: float) -> bool:
-        held = select(lease.c.name).where(lease.c.name == name, lease.c.until >= now)
-        return self._db.execute(held).first() is not None
-
-    def drop_lease(self, name: str, owner: str) -> None:
-        self._db.execute(delete(lease).where(lease.c.name == name, lease.c.owner == owner))
-
-    def drop_leases_ended(self, before: float) -> None:
-        self._db.execute(delete(lease).where(lease.c.until < before))
 
     def _end(self, session: UploadSession, idle_since: float | None = None) -> StoredObject | None:
         statement = _ended if idle_since is None else _ended_if_idle

@@ -6,13 +6,13 @@ asks, and a fact once it is answered. `audit.py` holds the server to the facts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from random import Random
 from threading import Event, Thread
 
-from tests.faults.wire import Answer, Connection, Refused, finishing, manifest_of
+from tests.faults.wire import Connection, Refused, finishing, manifest_of
 from tests.serving import digest_of
 
 _SERVER_FAULT = 500
@@ -75,7 +75,7 @@ class Pusher:
         One that is `deaf` does not count an answer that comes once the crash has begun.
         """
         try:
-            with Heard(port, crashing) if deaf else Connection(port) as connection:
+            with Connection(port, deaf_from=crashing if deaf else None) as connection:
                 while True:
                     self._random.choice(self._steps)(connection)
         except (OSError, HTTPException) as error:
@@ -179,28 +179,6 @@ class Pusher:
         possible.add(None)
         connection.ask("DELETE", f"/v2/{key[0]}/manifests/{key[1]}", expect=[202])
         self._ledger.tags[key] = {None}
-
-
-class Heard(Connection):
-    """A connection whose answers are heard until a crash begins, and no longer."""
-
-    def __init__(self, port: int, crashing: Event) -> None:
-        super().__init__(port)
-        self._crashing = crashing
-
-    def ask(
-        self,
-        method: str,
-        path: str,
-        body: bytes = b"",
-        *,
-        headers: Mapping[str, str] | None = None,
-        expect: Sequence[int] = (),
-    ) -> Answer:
-        answer = super().ask(method, path, body, headers=headers, expect=expect)
-        if self._crashing.is_set():
-            raise ConnectionError("nobody hears this answer")
-        return answer
 
 
 def push_until(

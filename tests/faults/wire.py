@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from email.message import Message
 from http.client import HTTPConnection
+from threading import Event
 from typing import Any, Self
 
 from tests.serving import digest_of
@@ -54,10 +55,11 @@ class Answer:
 
 
 class Connection:
-    """One connection to the registry on loopback."""
+    """One connection to the registry on loopback; no answer is heard once `deaf_from` is set."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, deaf_from: Event | None = None) -> None:
         self.http = HTTPConnection("127.0.0.1", port, timeout=60)
+        self._deaf_from = deaf_from
 
     def __enter__(self) -> Self:
         return self
@@ -85,6 +87,8 @@ class Connection:
         self.http.request(method, path, body or None, dict(headers or {}))
         response = self.http.getresponse()
         answer = Answer(response.status, response.headers, response.read())
+        if self._deaf_from is not None and self._deaf_from.is_set():
+            raise ConnectionError("nobody hears this answer")
         if expect and answer.status not in expect:
             raise Refused(f"{method} {path}", answer)
         return answer
