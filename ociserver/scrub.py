@@ -8,13 +8,20 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from ociserver.errors import LadingError, LeaseTaken
 from ociserver.leases import Leases
 from ociserver.scrubber import Finding, Plan, Scrubber, Tally
-from ociserver.settings import SECONDS, SIZE, Form, SettingInvalid, Settings, load
+from ociserver.settings import (
+    SECONDS,
+    SIZE,
+    Form,
+    SettingInvalid,
+    Settings,
+    add_options,
+    given,
+)
 from ociserver.stores import existing_stores
 from ociserver.web.observe import configure_logging
 
@@ -26,13 +33,15 @@ _MIB = 1024 * 1024
 
 def main(arguments: Sequence[str]) -> int:
     """Scrub; return 0 where all is well, 1 where something was found, 2 where it could not run."""
-    given = vars(_parser().parse_args(arguments))
-    plan = Plan(**{key: given.pop(key) for key in ("rate", "older_than", "orphan_age", "repair")})
-    options = {key: value for key, value in given.items() if value is not None}
-    config = options.pop("config", None) or os.environ.get("LADING_CONFIG")
+    options = _parser().parse_args(arguments)
+    plan = Plan(
+        rate=options.rate,
+        older_than=options.older_than,
+        orphan_age=options.orphan_age,
+        repair=options.repair,
+    )
     try:
-        settings = load(options, os.environ, Path(config) if config else None)
-        return asyncio.run(_scrub(settings, plan))
+        return asyncio.run(_scrub(given(options, os.environ), plan))
     except asyncio.CancelledError:
         return 0  # told to stop before it began
     except (SettingInvalid, LadingError) as error:
@@ -48,12 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         "`serve`, beside which it may run.",
         epilog="Exit status: 0 all is well, 1 something was found, 2 it could not run to its end.",
     )
-    for name, text in (
-        ("config", "a TOML file of settings"),
-        ("catalog", "the catalog's URL"),
-        ("blobs", "the blob store's URL"),
-    ):
-        parser.add_argument(f"--{name}", metavar=name.upper(), help=text)
+    add_options(parser, {"catalog", "blobs"})
     for name, form, default, text in (
         ("rate", SIZE, "50MiB", "most bytes read in a second"),
         ("older-than", SECONDS, "7d", "leave out what was checked within this time"),

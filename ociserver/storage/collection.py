@@ -178,29 +178,21 @@ _among_manifests = (
     manifest.c.repository_id == bindparam("in_repository"),
     manifest.c.digest.in_(bindparam("named", expanding=True)),
 )
+
+
+def _named_by(rows: Any, name: str, of: ColumnElement[Any] = manifest.c.digest) -> Any:
+    """Tell whether such a row of the manifest's repository names it, or what it names."""
+    column = rows.c[name]
+    return _some(column, rows.c.repository_id == manifest.c.repository_id, column == of)
+
+
 _freed_manifests = _dropped_manifest.where(
     *_among_manifests,
     manifest.c.touched_at < bindparam("untagged_before"),
-    ~_some(
-        tag.c.name,
-        tag.c.repository_id == manifest.c.repository_id,
-        tag.c.digest == manifest.c.digest,
-    ),
-    ~_some(
-        pin.c.owner,
-        pin.c.repository_id == manifest.c.repository_id,
-        pin.c.digest == manifest.c.digest,
-    ),
-    ~_some(
-        manifest_child.c.parent,
-        manifest_child.c.repository_id == manifest.c.repository_id,
-        manifest_child.c.child == manifest.c.digest,
-    ),
-    ~_some(
-        _subject.c.digest,
-        _subject.c.repository_id == manifest.c.repository_id,
-        _subject.c.digest == manifest.c.subject,
-    ),
+    ~_named_by(tag, "digest"),
+    ~_named_by(pin, "digest"),
+    ~_named_by(manifest_child, "child"),
+    ~_named_by(_subject, "digest", manifest.c.subject),
 )
 _dropped_edges = delete(manifest_child).where(
     manifest_child.c.repository_id == bindparam("in_repository"),
