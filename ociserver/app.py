@@ -19,7 +19,7 @@ from ociserver.registry import RegistryReader, RegistryWriter
 from ociserver.retention import Retention
 from ociserver.sessions import Uploads
 from ociserver.settings import Settings
-from ociserver.stores import open_stores
+from ociserver.stores import Stores, open_stores
 from ociserver.web.body import Pace
 from ociserver.web.front import FrontDoor, every
 from ociserver.web.observe import AccessLog, Metrics, configure_logging
@@ -43,37 +43,21 @@ def create_app(settings: Settings) -> FrontDoor:
     configure_logging(settings.log_level)
     stores = open_stores(settings)
     catalog, blobs = stores.catalog, stores.blobs
-    uploads = Uploads(catalog, blobs)
-    discards = Discards(catalog, blobs)
-    reader = RegistryReader(
-        catalog,
-        blobs,
-        cache_bytes=settings.cache // 4,
-        renew_links_after=settings.gc_grace * _RENEWED_SHARE,
-        renew_manifests_after=(settings.gc_untagged or math.inf) * _RENEWED_SHARE,
+    uploads, discards = Uploads(catalog, blobs), Discards(catalog, blobs)
+    kept = Retention(
+        grace=settings.gc_grace, delay=settings.gc_delay, untagged=settings.gc_untagged
     )
-    answers: FreshCache[bytes, ManifestAnswer] = FreshCache(
-        catalog.generation, settings.cache * 3 // 4
-    )
-    writer = RegistryWriter(catalog, accept_sparse=settings.sparse == "accept")
+    collector = Collector(catalog, discards, kept)
     metrics = Metrics()
     access_log = AccessLog() if settings.access_log == "on" else None
-
-    pull = Pull(
-        reader,
-        answers,
-        page_limit=settings.page_limit,
-        referrers_limit=settings.referrers_limit,
-        redirects=_redirects(settings, stores.presign),
-    )
+    pull = _pull(settings, stores)
     push = Push(
-        writer,
+        RegistryWriter(catalog, accept_sparse=settings.sparse == "accept"),
         uploads,
         metrics,
         manifest_bytes=settings.manifest_limit,
         pace=Pace(seconds=settings.body_seconds, bytes=settings.body_bytes),
     )
-    service = Service(catalog, blobs, metrics)
 
     async def close() -> None:
         uploads.close()
@@ -81,18 +65,16 @@ def create_app(settings: Settings) -> FrontDoor:
         if access_log is not None:
             access_log.flush()
 
+    background = [
+        _sweeper(uploads, discards, metrics, settings),
+        *_scheduled(collector, metrics, settings),
+        _overdue(metrics),
+    ]
     router = Router(
-        routes=routes(pull, push, service),
+        routes=routes(pull, push, Service(catalog, blobs, metrics)),
         redirect_slashes=False,
         default=nothing_here,
-        lifespan=_lifespan(
-            [
-                _sweeper(uploads, discards, metrics, settings),
-                *_scheduled(Collector(catalog, discards, _retention(settings)), metrics, settings),
-                _overdue(metrics),
-            ],
-            close,
-        ),
+        lifespan=_lifespan(background, close),
     )
     return FrontDoor(
         router,
@@ -100,6 +82,26 @@ def create_app(settings: Settings) -> FrontDoor:
         metrics=metrics,
         access_log=access_log,
         limits=HeadLimits(header_bytes=settings.header_limit, idle_seconds=settings.idle),
+    )
+
+
+def _pull(settings: Settings, stores: Stores) -> Pull:
+    reader = RegistryReader(
+        stores.catalog,
+        stores.blobs,
+        cache_bytes=settings.cache // 4,
+        renew_links_after=settings.gc_grace * _RENEWED_SHARE,
+        renew_manifests_after=(settings.gc_untagged or math.inf) * _RENEWED_SHARE,
+    )
+    answers: FreshCache[bytes, ManifestAnswer] = FreshCache(
+        stores.catalog.generation, settings.cache * 3 // 4
+    )
+    return Pull(
+        reader,
+        answers,
+        page_limit=settings.page_limit,
+        referrers_limit=settings.referrers_limit,
+        redirects=_redirects(settings, stores.presign),
     )
 
 
@@ -111,12 +113,6 @@ def _redirects(settings: Settings, presign: Presign | None) -> Redirects | None:
         least_bytes=settings.redirect_from,
         streamed=settings.redirect_except or (),
         proxies=settings.trusted_proxies or (),
-    )
-
-
-def _retention(settings: Settings) -> Retention:
-    return Retention(
-        grace=settings.gc_grace, delay=settings.gc_delay, untagged=settings.gc_untagged
     )
 
 

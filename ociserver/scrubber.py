@@ -339,7 +339,10 @@ def _unnamed(tx: CatalogTx, listed: Sequence[ListedObject]) -> list[ListedObject
     """Return which of these no row names: an upload's, a blob's, or that of a discarded object."""
     keys = list({each.key for each in listed})
     blobs = tx.blob_keys(keys)
-    states = {each.key: each.state or b"" for each in tx.unfinished(keys)}
+    states: dict[str, bytes] = {}
+    for each in tx.unfinished(keys):
+        # What a commit left beside a blob, and the blob once it is discarded, are two rows.
+        states[each.key] = states.get(each.key, b"") + (each.state or b"")
 
     def is_named(each: ListedObject) -> bool:
         if each.mark is None:
