@@ -419,7 +419,7 @@ class BlobStore(Protocol):
         """
 
     async def settled(self, key: str) -> None:
-        """Return once no writer has the object, or after a moment."""
+        """Return once no writer has the object, or after a moment. Never creates it."""
 
     async def open(self, key: str, size: int, first: tuple[int, int] | None = None) -> BlobReader:
         """Open for reading; `first` is (offset, count) of what will be read first, if not all.

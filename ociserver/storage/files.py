@@ -77,9 +77,8 @@ class FileBlobs:
             await asyncio.sleep(_LOCK_POLL_SECONDS)
 
     async def settled(self, key: str) -> None:
-        # No room to open it, or no folder: no request that writes to it.
-        with suppress(UploadBusy, StorageFull, Unavailable):
-            (await self._patiently(self._open_writer, key)).close()
+        with suppress(UploadBusy):
+            await self._patiently(self._check_free, key)
 
     async def open(self, key: str, size: int, _first: tuple[int, int] | None = None) -> _FileReader:
         return await in_thread(self._pool, self._open_reader, key, size, release=_FileReader.close)
@@ -120,11 +119,16 @@ class FileBlobs:
                 _sync_folder(self._root)
                 descriptor = os.open(folder / key, flags, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            _lock(descriptor)
+        except UploadBusy:
             os.close(descriptor)
-            raise UploadBusy("another request is writing to this upload") from error
+            raise
         return _FileWriter(self._run, descriptor, folder)
+
+    def _check_free(self, key: str) -> None:
+        # Never creates it: the upload may have ended since the caller looked.
+        with suppress(OSError), (self._folder(key) / key).open("rb") as file:
+            _lock(file.fileno())
 
     def _put(self, key: str, data: bytes | memoryview) -> _FileWriter | None:
         if (self._folder(key) / key).exists():
@@ -264,6 +268,13 @@ class _FileReader:
 def _release(opened: _FileWriter | None) -> None:
     if opened is not None:
         opened.close()
+
+
+def _lock(descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UploadBusy("another request is writing to this upload") from error
 
 
 def _write_at(descriptor: int, offset: int, view: memoryview) -> None:

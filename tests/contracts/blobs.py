@@ -451,6 +451,13 @@ class BlobStoreContract(ABC):
 
         told(story)
 
+    def test_to_ask_whether_a_writer_is_there_creates_nothing(self, make: Make) -> None:
+        async def story() -> None:
+            await make().settled(KEY)
+
+        told(story)
+        assert self.left_behind() == []
+
     def test_a_store_that_can_be_written_to_is_ready(self, make: Make) -> None:
         async def story() -> None:
             await make().check()
