@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import os
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -406,7 +407,8 @@ class S3:
                 AioSession(profile=bucket.profile).create_client(
                     "s3",
                     config=config,
-                    region_name=bucket.region,
+                    # Every AWS tool reads this variable but botocore, which reads the older one.
+                    region_name=bucket.region or os.environ.get("AWS_REGION"),
                     endpoint_url=self._public if kind == "public" else bucket.endpoint,
                     aws_access_key_id=bucket.access_key,
                     aws_secret_access_key=bucket.secret_key,
