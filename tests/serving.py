@@ -6,14 +6,14 @@ import contextlib
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 from hashlib import sha256, sha512
 from pathlib import Path
 
 import httpx
+
+from tests.launching import Launched, launch, launch_command
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 30.0
@@ -27,7 +27,7 @@ class Served:
     options: tuple[str, ...] = ()
     workers: int = 1
     port: int = 0
-    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    process: Launched | None = field(default=None, repr=False)
 
     @property
     def host(self) -> str:
@@ -45,9 +45,7 @@ class Served:
     def start(self) -> Served:
         """Start it and wait until it is ready. A port once taken is kept over restarts."""
         self.data.mkdir(parents=True, exist_ok=True)
-        command = [
-            str(Path(sys.executable).with_name("lading")),
-            "serve",
+        arguments = [
             *("--catalog", f"sqlite:///{self.data}/catalog.db"),
             *("--blobs", f"file:///{self.data}/blobs"),
             *("--port", str(self.port)),
@@ -55,11 +53,11 @@ class Served:
             *self.options,
         ]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("LADING_")}
-        with (self.data / "log").open("ab") as log:
-            before = log.tell()
-            self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, env=environment, start_new_session=True
-            )
+        log = self.data / "log"
+        log.touch()
+        before = log.stat().st_size
+        begin = launch if self.workers == 1 else launch_command
+        self.process = begin(arguments, log, environment)
         self._wait_until_ready(before)
         return self
 

