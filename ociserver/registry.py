@@ -11,12 +11,14 @@ import asyncio
 import hashlib
 import math
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ociserver.content import parse_manifest
 from ociserver.errors import (
+    BlobDamaged,
     BlobQuarantined,
     BlobReferenced,
     BlobUnknown,
@@ -41,6 +43,7 @@ from ociserver.refs import Digest, Reference, RepositoryName, Tag
 
 # Parsing and hashing this much takes about a millisecond; more goes to a thread.
 _INLINE = 64 * 1024
+_DAMAGED_KNOWN = 1_000
 # 4 MiB is the accepted norm for one page of a referrers list (it is read as a manifest).
 _REFERRERS_BYTES = 4 * 1024 * 1024 - 1024  # less what stands around the descriptors
 
@@ -68,6 +71,8 @@ class RegistryReader:
         self._links: FreshCache[tuple[str, str], StoredBlob] = FreshCache(
             catalog.generation, cache_bytes
         )
+        # Keys whose objects were not there, or of another size, when a pull came for them.
+        self._damaged: OrderedDict[str, None] = OrderedDict()
 
     async def manifest(self, repository: RepositoryName, reference: Reference) -> StoredManifest:
         """Return the manifest a tag points at, or of that digest. Raises ManifestUnknown."""
@@ -94,6 +99,9 @@ class RegistryReader:
     async def held_blob(self, repository: RepositoryName, digest: Digest) -> StoredBlob:
         """Return the blob, which is kept for a push that asks. Raises BlobUnknown."""
         stored, now = await self.blob(repository, digest), time.time()
+        if stored.key in self._damaged and await self._is_damaged(stored):
+            # A client that is told so pushes it, and that heals it.
+            raise BlobQuarantined(f"the bytes of {digest} are damaged or gone")
         if stored.linked_at + self._renew_links_after > now:
             return stored
         try:
@@ -130,7 +138,24 @@ class RegistryReader:
 
         Raises Unavailable where they are not what the catalog says.
         """
-        return await self._blobs.open(stored.key, stored.size, first)
+        try:
+            return await self._blobs.open(stored.key, stored.size, first)
+        except BlobDamaged:
+            self._damaged[stored.key] = None
+            if len(self._damaged) > _DAMAGED_KNOWN:
+                self._damaged.popitem(last=False)
+            raise
+
+    async def _is_damaged(self, stored: StoredBlob) -> bool:
+        """Tell whether it still is: a disk that was not mounted may be back."""
+        try:
+            (await self._blobs.open(stored.key, stored.size, (0, min(stored.size, 1)))).close()
+        except BlobDamaged:
+            return True
+        except Unavailable:
+            return False
+        self._damaged.pop(stored.key, None)
+        return False
 
     async def tags(self, repository: RepositoryName, last: str, limit: int) -> Sequence[str]:
         """Return tags in byte order after `last`. Raises NameUnknown."""

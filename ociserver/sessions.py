@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import logging
 import mmap
 import time
 import uuid
@@ -20,6 +21,7 @@ from dataclasses import dataclass, replace
 
 from ociserver import hashing
 from ociserver.errors import (
+    BlobDamaged,
     BodySlow,
     ClientGone,
     DigestMismatch,
@@ -31,10 +33,21 @@ from ociserver.errors import (
     UploadOutOfOrder,
     UploadUnknown,
 )
-from ociserver.ports import BlobReader, BlobStore, BlobWriter, Catalog, Keep, StoredObject
+from ociserver.ports import (
+    BlobReader,
+    BlobStore,
+    BlobWriter,
+    Catalog,
+    CatalogTx,
+    Committed,
+    Keep,
+    StoredObject,
+)
 from ociserver.refs import Digest, RepositoryName
 from ociserver.threads import in_thread
 from ociserver.upload import Chunk, UploadSession, admit, is_session_id
+
+log = logging.getLogger("lading.uploads")
 
 # Bytes that are hashed and written in one go; one such batch is absorbed while the next arrives.
 _BATCH = 1024 * 1024
@@ -182,8 +195,42 @@ class Uploads:
         if done is None:
             await self._delete_unnamed(whole)
             raise UploadUnknown("the upload was cancelled, or finished by another request")
-        if done.spare is not None:
-            await self._delete(done.spare)
+        spare = done.spare
+        if spare is None:
+            return
+        if done.key != whole.id and not await self._is_there(done.key, whole.offset):
+            spare = await self._heal(done.key, replace(whole, store_state=spare.state), digests)
+        if spare is not None:
+            await self._delete(spare)
+
+    async def _is_there(self, key: str, size: int) -> bool:
+        """Tell whether the object, which holds what was pushed just now, is still in the store."""
+        try:
+            (await self._blobs.open(key, size, (0, min(size, 1)))).close()
+        except BlobDamaged:
+            return False
+        except LadingError:
+            return True  # nobody can tell, and it was there
+        return True
+
+    async def _heal(
+        self, damaged: str, whole: UploadSession, digests: Sequence[Digest]
+    ) -> StoredObject | None:
+        """Have the pushed bytes take the place of an object that is damaged; return what is spare.
+
+        Theirs is discarded by now, but deleted no sooner than a minute after that.
+        """
+        now = time.time()
+
+        def work(tx: CatalogTx) -> Committed | None:
+            tx.quarantine(damaged, now)
+            tx.forget_keys([whole.id])
+            tx.begin_upload(whole, now)
+            return tx.commit_upload(whole, digests, now)
+
+        done = await self._catalog.write(work)
+        log.warning("a push healed a blob", extra={"fields": {"damaged": damaged, "key": whole.id}})
+        return done.spare if done else None
 
     async def _discard(self, session: UploadSession, idle_since: float | None = None) -> bool:
         now = time.time()

@@ -104,6 +104,59 @@ def test_a_flipped_byte_is_never_served_again_and_the_next_push_heals_it_everywh
         assert found(registry_to_scrub.scrub(status=0)) == []
 
 
+@pytest.mark.parametrize("how", ["whole", "chunked"])
+@pytest.mark.parametrize("size", [0, 1000, 300_000])
+def test_a_push_of_what_is_lost_heals_it_without_a_scrub(
+    registry_to_scrub: Scrubbed, size: int, how: str
+) -> None:
+    body = noise(size)
+    behind = registry_to_scrub.behind
+    with registry_to_scrub.served.client() as client:
+        digest = push_blob(client, "team/a", body)
+        push_blob(client, "team/a", b"kept" * 9)
+        assert mount(client, digest, "team/b", "team/a") == 201
+        lost = registry_to_scrub.key_of(digest)
+        behind.delete(lost)
+        if how == "whole":
+            query = f"/v2/team/c/blobs/uploads/?digest={digest}"
+            assert client.post(query, content=body).status_code == 201
+        else:
+            location = begin(client, "team/c")
+            assert client.patch(location, content=body).status_code == 202
+            assert client.put(location, params={"digest": digest}).status_code == 201
+        for repository in ("team/a", "team/b", "team/c"):
+            assert bytes_of(client, repository, digest) == body
+        assert registry_to_scrub.key_of(digest) != lost
+        # What is there is not pushed over, and what came again is not kept.
+        kept = registry_to_scrub.key_of(digest)
+        assert push_blob(client, "team/a", body) == digest
+        assert registry_to_scrub.key_of(digest) == kept
+        eventually(lambda: len(behind.keys()) == 2)
+        assert found(registry_to_scrub.scrub(status=0)) == []
+
+
+def test_what_a_pull_found_lost_is_told_to_the_push_that_asks(tmp_path: Path) -> None:
+    body = noise(1000)
+    with on_files(tmp_path) as scrubbed, scrubbed.served.client() as client:
+        digest = push_blob(client, "team/a", body)
+        push_blob(client, "team/a", b"kept")
+        path = f"/v2/team/a/blobs/{digest}"
+        key = scrubbed.key_of(digest)
+        scrubbed.behind.delete(key)
+        assert client.get(path).status_code == 503
+        assert client.head(path).status_code == 404
+        # The disk was away, and is back.
+        scrubbed.behind.write(key, body)
+        assert client.head(path).status_code == 200
+        assert client.get(path).content == body
+        scrubbed.behind.delete(key)
+        assert client.get(path).status_code == 503
+        assert client.head(path).status_code == 404
+        push_blob(client, "team/a", body)
+        assert client.head(path).status_code == 200
+        assert client.get(path).content == body
+
+
 @pytest.mark.parametrize("how", ["cut", "emptied", "longer", "lost"])
 def test_what_is_not_as_long_as_it_was_is_found_at_once(
     registry_to_scrub: Scrubbed, how: str
