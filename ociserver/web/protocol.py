@@ -122,10 +122,16 @@ class LadingProtocol(HttpToolsProtocol):
         self._refused: _Refused | None = None
         self._answered_hot = False
         self._head_is_whole = True
+        # Requests that wait for their answer, in their order.
+        self._cycles: list[RequestResponseCycle] = []
+        # Bytes that came since a head, a piece of a body or a message was last whole.
+        self._nowhere = 0
+        self._came_further = False
         self._body = _Body(0)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.live.discard(self)
+        self._forsake()
         super().connection_lost(exc)
 
     # -- the head of a request
@@ -135,14 +141,14 @@ class LadingProtocol(HttpToolsProtocol):
             data = self._behind_body(data)
             if not data:
                 return
-        # llhttp calls back once a header is whole: one that never ends is counted here.
-        if not self._head_is_whole:
-            self._head_received += len(data)
-            if self._head_received > self.limits.header_bytes + self.limits.target_bytes:
-                self._refused = _Refused(431, f"the head is over {self.limits.header_bytes} bytes")
-                self.send_400_response("")
-                return
+        # llhttp calls back once a header, or a trailer, is whole: what never ends is counted here.
+        self._came_further = False
         super().data_received(data)
+        self._nowhere = 0 if self._came_further else self._nowhere + len(data)
+        if self._nowhere > self.limits.header_bytes + self.limits.target_bytes:
+            self._nowhere = 0
+            self._refused = _Refused(431, f"the headers are over {self.limits.header_bytes} bytes")
+            self.send_400_response("")
 
     def on_message_begin(self) -> None:
         self.url = b""
@@ -154,7 +160,7 @@ class LadingProtocol(HttpToolsProtocol):
         self._has_body = False
         self._length = 0
         self._head_is_whole = False
-        self._head_received = 0
+        self._came_further = True
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
@@ -182,7 +188,7 @@ class LadingProtocol(HttpToolsProtocol):
             self._refuse(431, f"there are more than {self.limits.header_count} headers")
 
     def on_headers_complete(self) -> None:
-        self._head_is_whole = True
+        self._head_is_whole = self._came_further = True
         version = self.parser.get_http_version()
         if version not in _VERSIONS:
             self._refuse(400, "the request is not HTTP/1.1")
@@ -197,6 +203,7 @@ class LadingProtocol(HttpToolsProtocol):
         self.url, self.expect_100_continue = url, expects
         self.headers += headers
         super().on_headers_complete()
+        self._unanswered().append(self.cycle)
         self._body = _Body(self._length)
         # The task that this began runs later.
         extensions: dict[str, Any] = {
@@ -207,6 +214,7 @@ class LadingProtocol(HttpToolsProtocol):
         self.cycle.scope["extensions"] = extensions
 
     def on_message_complete(self) -> None:
+        self._came_further = True
         if not self._answered_hot:
             super().on_message_complete()
 
@@ -238,33 +246,53 @@ class LadingProtocol(HttpToolsProtocol):
         self.active_at = self.loop.time()
         super().on_response_complete()
 
+    def _unanswered(self) -> list[RequestResponseCycle]:
+        self._cycles = [each for each in self._cycles if not each.response_complete]
+        return self._cycles
+
+    def _forsake(self) -> None:
+        """Tell all who still work on an answer that nobody is there to have it."""
+        for cycle in self._unanswered():
+            cycle.disconnected = True
+            cycle.message_event.set()
+
     def _refuse(self, status: int, message: str) -> None:
         self._refused = _Refused(status, message)
         raise self._refused
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words for a person
         """Answer what llhttp, or a limit, refused, and close: the rest cannot be told apart."""
-        cycle = self.cycle
-        answering = cycle is not None and cycle.response_started and not cycle.response_complete
-        if not answering:
-            refused = self._refused or _Refused(400, "the request is not well-formed HTTP/1.1")
-            body = envelope("UNSUPPORTED", refused.message)
-            client = self.client[0] if self.client else ""
-            request_id = self.app.note_refused(refused.status, client, len(body))
-            self.transport.write(
-                STATUS_LINE[refused.status]
-                + self._date()
-                + b"x-request-id: %s\r\n" % request_id.encode()
-                + b"content-type: application/json\r\nconnection: close\r\n"
-                + b"content-length: %d\r\n\r\n" % len(body)
-                + body
-            )
+        if self.transport.is_closing():
+            return
+        asked = self._unanswered()
+        if asked and (asked[-1].response_started or not asked[-1].more_body):
+            # What was asked before has its answer first, and nothing behind it.
+            asked[-1].keep_alive = False
+            self.flow.pause_reading()
+            return
+        self._forsake()
+        if len(asked) > 1:
+            self.transport.abort()
+            return
+        refused = self._refused or _Refused(400, "the request is not well-formed HTTP/1.1")
+        body = envelope("UNSUPPORTED", refused.message)
+        client = self.client[0] if self.client else ""
+        request_id = self.app.note_refused(refused.status, client, len(body))
+        self.transport.write(
+            STATUS_LINE[refused.status]
+            + self._date()
+            + b"x-request-id: %s\r\n" % request_id.encode()
+            + b"content-type: application/json\r\nconnection: close\r\n"
+            + b"content-length: %d\r\n\r\n" % len(body)
+            + body
+        )
         self.transport.close()
 
     # -- bodies
 
     def on_body(self, body: bytes) -> None:
         self._body.left -= len(body)
+        self._came_further = True
         if self.cycle.response_complete:
             return
         self._body.add(body)

@@ -1,6 +1,8 @@
 # HTTP/1.1 to the letter where it guards something: framing, heads, limits (RFC 9112, RFC 9110).
 from __future__ import annotations
 
+import threading
+
 import httpx
 import pytest
 
@@ -211,6 +213,34 @@ def test_trailers_never_become_headers(registry: Served, client: httpx.Client) -
         assert connection.ask(head + coded).status_code == 202
         assert connection.ask(request("GET", "/v2/")).status_code == 200
     assert offset_of(client, location) == 3
+
+
+@pytest.mark.parametrize("endless", [b"y" * 65536, b"X-Trailer: 1\r\n" * 4096])
+def test_a_trailer_that_never_ends_is_refused(registry: Served, endless: bytes) -> None:
+    with Connection(registry) as connection:
+        target = f"/v2/{new_repository()}/blobs/uploads/?digest={digest_of(b'x')}"
+        connection.send(request("POST", target, "Transfer-Encoding: chunked"))
+        connection.send(b"1\r\nx\r\n0\r\nX: ")
+        assert connection.is_cut_while_sending([endless] * 100, 0.01)
+
+
+def test_thousands_of_requests_in_one_piece_are_all_answered(registry: Served) -> None:
+    before = registry.log.count('"level": "error"')
+    with Connection(registry) as connection:
+        one = request("GET", "/v2/")
+        count = 400_000 // len(one)
+        threading.Thread(target=connection.send, args=(one * count,)).start()
+        for _ in range(count):
+            assert connection.answer().status_code == 200
+    assert registry.log.count('"level": "error"') == before
+
+
+def test_what_was_asked_before_a_malformed_request_is_answered_first(registry: Served) -> None:
+    with Connection(registry) as connection:
+        connection.send(request("GET", "/v2/") * 3 + b"NONSENSE\r\n\r\n")
+        for _ in range(3):
+            assert connection.answer().status_code == 200
+        assert connection.is_closed()
 
 
 # -- bodies
