@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from multiprocessing import parent_process
 from typing import Any
 
 from starlette.routing import Router
@@ -34,6 +36,7 @@ log = logging.getLogger("lading")
 
 _SWEEP_SECONDS = 60.0
 _OVERDUE_SECONDS = 2.0
+_ORPHAN_SECONDS = 1.0
 # What a push was told is there stays for the other half of its grace.
 _RENEWED_SHARE = 0.5
 
@@ -69,6 +72,7 @@ def create_app(settings: Settings) -> FrontDoor:
         _sweeper(uploads, discards, metrics, settings),
         *_scheduled(collector, metrics, settings),
         _overdue(metrics),
+        *_orphaned(),
     ]
     router = Router(
         routes=routes(pull, push, Service(catalog, blobs, metrics)),
@@ -157,6 +161,20 @@ def _overdue(metrics: Metrics) -> _Work:
         metrics.fold()
 
     return lambda: every(_OVERDUE_SECONDS, close_overdue)
+
+
+def _orphaned() -> list[_Work]:
+    """End a worker in order when its supervisor was killed: it would hold the port for good."""
+    supervisor = parent_process()
+    if supervisor is None:
+        return []
+
+    async def look() -> None:
+        if not supervisor.is_alive():
+            log.error("the supervising process is gone: this worker ends")
+            signal.raise_signal(signal.SIGTERM)
+
+    return [lambda: every(_ORPHAN_SECONDS, look)]
 
 
 def _lifespan(

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
@@ -23,6 +24,7 @@ from ociserver.web.protocol import LadingProtocol
 
 _BACKLOG = 2048
 _USAGE = 2
+_COUNTERS = "lading-metrics-"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -75,6 +77,14 @@ def _greet(settings: Settings, listener: socket.socket) -> None:
     sys.stdout.flush()
 
 
+def _forget_counters() -> None:
+    """Remove what a registry that was killed left of its counters."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_COUNTERS}*"):
+        owner = folder.name.removeprefix(_COUNTERS).partition("-")[0]
+        if owner.isdecimal() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 class _Workers(Multiprocess):
     def terminate_all(self) -> None:
         """Refuse new connections from here on: as long as we listen they would wait in vain."""
@@ -108,7 +118,8 @@ def _run(settings: Settings, listener: socket.socket) -> int:
         server = uvicorn.Server(config)
         server.run(sockets=[listener])
         return 0 if server.started else 1
-    counters = tempfile.mkdtemp(prefix="lading-metrics-")
+    _forget_counters()
+    counters = tempfile.mkdtemp(prefix=f"{_COUNTERS}{os.getpid()}-")
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = counters
     try:
         _Workers(config, sockets=[listener]).run()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import gettempdir
 from threading import Event
 
 import psutil
@@ -82,6 +84,21 @@ def test_one_worker_killed_takes_nothing_acknowledged_along(tmp_path: Path) -> N
         check_acknowledged(served, ledger)
         crash(served)
     check_at_rest(tmp_path)
+
+
+def test_workers_whose_supervisor_was_killed_end_and_leave_the_port(tmp_path: Path) -> None:
+    with running(Served(tmp_path, workers=2)) as served:
+        assert served.process is not None
+        supervisor = psutil.Process(served.process.pid)
+        workers, counters = _serving(supervisor), f"lading-metrics-{supervisor.pid}-*"
+        assert len(workers) == 2
+        assert len(list(Path(gettempdir()).glob(counters))) == 1
+        os.kill(supervisor.pid, signal.SIGKILL)
+        _, alive = psutil.wait_procs(workers, timeout=20)
+        assert alive == []
+        served.process.wait(20)
+        served.start()
+        assert list(Path(gettempdir()).glob(counters)) == []
 
 
 def test_an_upload_killed_in_mid_patch_resumes_from_its_checkpoint(served: Served) -> None:
