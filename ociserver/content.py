@@ -21,6 +21,8 @@ DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 MANIFESTS = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 INDEXES = frozenset({OCI_INDEX, DOCKER_LIST})
+# More make no size of a blob, and Python refuses to read them as a whole number at all.
+_DIGITS = 1_000
 
 # Layers that a registry must not require: their licence keeps them at the `urls` they carry
 # (image spec, layer.md, "Non-Distributable Layers").
@@ -93,12 +95,19 @@ def parse_manifest(body: bytes, content_type: str | None) -> Manifest:
 
 def _document(body: bytes) -> dict[str, Any]:
     try:
-        document = json.loads(body.decode("utf-8"), parse_constant=_not_json)
+        document = json.loads(
+            body.decode("utf-8"), parse_constant=_not_json, parse_int=_whole_number
+        )
     except (ValueError, RecursionError) as error:
         raise ManifestInvalid(f"the manifest is not JSON in UTF-8: {error}") from error
     if not isinstance(document, dict):
         raise ManifestInvalid("the manifest is not a JSON object")
     return document
+
+
+def _whole_number(digits: str) -> int | float:
+    """Return the number. One that no field of ours can have is valid JSON all the same."""
+    return int(digits) if len(digits) < _DIGITS else float(digits)
 
 
 def _encoded(document: Any) -> bytes:

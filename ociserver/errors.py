@@ -17,6 +17,13 @@ class LadingError(Exception):
         self.message = message
         self.detail = detail
 
+    def __str__(self) -> str:
+        """Return it for an operator: with its cause, which is none of a client's business."""
+        cause = self.__cause__
+        if cause is None:
+            return self.message
+        return f"{self.message}: {str(cause).strip() or type(cause).__name__}"
+
 
 class NameInvalid(LadingError):
     """The text is no repository name (spec, "Pulling manifests")."""

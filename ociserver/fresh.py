@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -17,6 +18,7 @@ V = TypeVar("V")
 _ENTRY_BYTES = 2048
 # Should the news of a change ever be lost, nothing outdated is served for longer than this.
 _TTL_SECONDS = 60.0
+_PATIENCE_SECONDS = 5.0
 
 
 class _Entry(NamedTuple, Generic[V]):
@@ -76,7 +78,11 @@ class FreshCache(Generic[K, V]):
             return kept
         seen = self._generation(repository)
         try:
-            value = await read()
+            # Where something stale can be served, a catalog that hangs is one that is away.
+            async with asyncio.timeout(_PATIENCE_SECONDS if key in self._entries else None):
+                value = await read()
+        except TimeoutError as error:
+            raise Unavailable("the catalog does not answer") from error
         except Unavailable:
             raise
         except LadingError:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from ociserver.collector import Collected, Collector
 from ociserver.discards import Discards
-from ociserver.errors import LadingError
+from ociserver.errors import LadingError, LeaseTaken
 from ociserver.retention import Retention
 from ociserver.settings import SettingInvalid, add_options, given
 from ociserver.stores import existing_stores
@@ -29,6 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="lading gc",
         description="Drop what nobody needs any more. Takes the settings of `serve`.",
+        epilog="Exit status: 0; 1 an object could not be deleted; 2 it could not run.",
     )
     add_options(parser, _SETTINGS)
     parser.add_argument(
@@ -49,6 +50,9 @@ def main(arguments: Sequence[str]) -> int:
                 return await (_explain if options.dry_run else _collect)(collector)
 
         return asyncio.run(work())
+    except LeaseTaken:
+        sys.stderr.write("lading gc: another collection is under way\n")
+        return _USAGE
     except (SettingInvalid, LadingError) as error:
         sys.stderr.write(f"lading gc: {error}\n")
         return _USAGE

@@ -14,8 +14,9 @@ from ociserver.errors import LadingError, LeaseTaken
 from ociserver.leases import Leases
 from ociserver.scrubber import Finding, Plan, Scrubber, Tally
 from ociserver.settings import (
+    ANY_SECONDS,
+    AT_LEAST_A_BYTE,
     SECONDS,
-    SIZE,
     Form,
     SettingInvalid,
     Settings,
@@ -59,8 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_options(parser, {"catalog", "blobs"})
     for name, form, default, text in (
-        ("rate", SIZE, "50MiB", "most bytes read in a second"),
-        ("older-than", SECONDS, "7d", "leave out what was checked within this time"),
+        ("rate", AT_LEAST_A_BYTE, "50MiB", "most bytes read in a second"),
+        ("older-than", ANY_SECONDS, "7d", "leave out what was checked within this time"),
         ("orphan-age", SECONDS, "1d", "objects younger than this are never taken for orphans"),
     ):
         parser.add_argument(
@@ -76,11 +77,9 @@ def _parser() -> argparse.ArgumentParser:
 def _parsed(form: Form) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
         try:
-            if value := form.parse(text):
-                return value
-        except ValueError:
-            pass
-        raise argparse.ArgumentTypeError(f"{text!r} is not {form.name}")
+            return form.parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {form.name}") from error
 
     return parse
 

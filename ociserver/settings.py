@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ociserver import bucket
 
@@ -62,6 +63,19 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _within(form: Form, low: str, high: str | None = None) -> Form:
+    """Return the form for values from `low`, and up to `high`, as somebody would write them."""
+    least, most = form.parse(low), form.parse(high) if high else None
+
+    def parse(text: str) -> Any:
+        value = form.parse(text)
+        if value < least or (most is not None and value > most):
+            raise ValueError(text)
+        return value
+
+    return Form(f"{form.name}, {low} at least" + (f" and {high} at most" if high else ""), parse)
+
+
 def _number(low: int, high: int) -> Form:
     def parse(text: str) -> int:
         value = int(text)
@@ -103,6 +117,16 @@ def _host(text: str) -> str:
     return text
 
 
+def _catalog(text: str) -> str:
+    if re.fullmatch(r"sqlite:///.+", text):
+        return text
+    parts = urlsplit(text)
+    if parts.scheme != "postgresql" or not text.startswith("postgresql://") or parts.fragment:
+        raise ValueError(text)
+    _ = parts.port  # raises where there is none, as after an unescaped slash
+    return text
+
+
 def _blobs(text: str) -> str:
     if not re.fullmatch(r"file:///.+", text):
         bucket.Bucket.parse(text)
@@ -113,16 +137,21 @@ def _networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
     return tuple(ip_network(each.strip()) for each in text.split(","))
 
 
-CATALOG = _url(
-    "sqlite:///PATH (a fourth slash makes the path absolute) or postgresql://USER@HOST/DATABASE",
-    r"sqlite:///.+",
-    r"postgresql://.+",
+CATALOG = Form(
+    "sqlite:///PATH (a fourth slash makes the path absolute) or "
+    "postgresql://USER:PASSWORD@HOST:PORT/DATABASE (%2F for a slash in the password)",
+    _catalog,
 )
 BLOBS = Form(f"file:///PATH (a fourth slash makes the path absolute) or {bucket.FORM}", _blobs)
 ENDPOINT = _or_nothing("none", _url("http(s)://HOST:PORT", r"https?://[^/?#@]+/?"))
 NETWORKS = _or_nothing("none", Form("networks such as 10.0.0.0/8, separated by commas", _networks))
 SIZE = Form("a size: bytes, or with KiB, MiB or GiB", _size)
 SECONDS = Form("a time: seconds, or with ms, s, m, h or d", _seconds)
+AT_LEAST_A_BYTE = _within(SIZE, "1B")
+ANY_SECONDS = Form(
+    "a time, 0 too: seconds, or with ms, s, m, h or d",
+    lambda text: 0.0 if text.strip() in ("0", "0s") else _seconds(text),
+)
 
 
 def _setting(default: object, form: Form, help_text: str) -> Any:
@@ -145,7 +174,10 @@ class Settings:
     redirect_endpoint: str | None = _setting(
         None, ENDPOINT, "the address clients have for the blob store"
     )
-    redirect_seconds: float = _setting(300.0, SECONDS, "how long a signed URL is good")
+    # Signature Version 4 signs no URL for longer than a week.
+    redirect_seconds: float = _setting(
+        300.0, _within(SECONDS, "1s", "7d"), "how long a signed URL is good"
+    )
     redirect_except: tuple[IPv4Network | IPv6Network, ...] | None = _setting(
         None, NETWORKS, "clients that have blobs from us, not by a signed URL"
     )
@@ -160,7 +192,7 @@ class Settings:
         _choice("accept", "refuse"),
         "manifests that name content nobody has pushed: accept with a warning, or refuse",
     )
-    manifest_limit: int = _setting(4 << 20, SIZE, "largest manifest taken")
+    manifest_limit: int = _setting(4 << 20, _within(SIZE, "1KiB"), "largest manifest taken")
     page_limit: int = _setting(10_000, _number(1, 100_000), "most tags or repositories in a page")
     referrers_limit: int = _setting(1_000, _number(1, 10_000), "most referrers in a page")
     cache: int = _setting(32 << 20, SIZE, "memory for manifests at hand, per worker")
@@ -179,7 +211,9 @@ class Settings:
     )
     body_seconds: float = _setting(30.0, SECONDS, "a body must bring body-bytes in each such time")
     body_bytes: int = _setting(4 << 10, SIZE, "see body-seconds")
-    header_limit: int = _setting(160 << 10, SIZE, "most bytes of headers in a request")
+    header_limit: int = _setting(
+        160 << 10, _within(SIZE, "8KiB"), "most bytes of headers in a request"
+    )
     idle: float = _setting(65.0, SECONDS, "close connections that keep us waiting this long")
     drain: float = _setting(60.0, SECONDS, "after SIGTERM, time for what is under way to end")
     access_log: str = _setting("on", _choice("on", "off"), "a line for every request")
@@ -192,10 +226,11 @@ def add_options(parser: argparse.ArgumentParser, names: Container[str] | None = 
     for one in fields(Settings):
         form = one.metadata["form"]
         if names is None or one.name in names:
+            told = f"{one.metadata['help']}: {form.name} (default: {form.shown(one.default)})"
             parser.add_argument(
                 f"--{one.name.replace('_', '-')}",
                 metavar=one.name.upper(),
-                help=f"{one.metadata['help']}: {form.name} (default: {form.shown(one.default)})",
+                help=told.replace("%", "%%"),
             )
 
 
@@ -226,8 +261,14 @@ def load(options: Mapping[str, str], environment: Mapping[str, str], file: Path 
             try:
                 values[key] = known[key].parse(text)
             except ValueError as error:
-                raise SettingInvalid(f"{shown}={text!r} is not {known[key].name}") from error
+                told = f"{shown}={_without_secrets(text)!r} is not {known[key].name}"
+                raise SettingInvalid(told) from error
     return Settings(**values)
+
+
+def _without_secrets(text: str) -> str:
+    """Return the text less what stands where a URL has a name and a password."""
+    return re.sub(r"://.*@", "://…@", text, flags=re.DOTALL)
 
 
 def _from_file(file: Path | None) -> dict[str, str]:

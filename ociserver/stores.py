@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 _POSTGRES = "postgresql://"
 _S3 = "s3"
-# Signature Version 4 signs no URL for longer than a week.
-_LONGEST_URL = 7 * 86_400
 _LOCAL = ("sqlite", "file")
 
 
@@ -138,13 +136,17 @@ def _s3(settings: Settings) -> S3:
     return S3(
         Bucket.parse(settings.blobs),
         public_endpoint=settings.redirect_endpoint,
-        presigned=min(max(1, int(settings.redirect_seconds)), _LONGEST_URL),
+        presigned=int(settings.redirect_seconds),
     )
 
 
 async def _check_blobs(settings: Settings) -> None:
     if not settings.blobs.startswith(_S3):
-        await FileBlobs(path_of(settings.blobs)).aclose()
+        files = FileBlobs(path_of(settings.blobs))
+        try:
+            await files.check()
+        finally:
+            await files.aclose()
         return
     if not hashing.states_can_be_saved():
         raise Unavailable(

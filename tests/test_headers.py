@@ -265,3 +265,13 @@ def test_a_link_gives_back_its_path_and_query_and_stays_one_header(last: str, n:
 
 def test_a_path_in_a_link_is_escaped() -> None:
     assert next_link("/v2/a>b é/tags/list", n=1).startswith("</v2/a%3Eb%20%C3%A9/tags/list?n=1>")
+
+
+def test_a_position_of_any_length_is_a_number() -> None:
+    for nines in (20, 21, 5_000, 100_000):
+        beyond = "9" * nines
+        assert parse_ranges(f"bytes=2-{beyond}", 10) == [ByteRange(2, 9)]
+        assert parse_ranges(f"bytes=-{beyond}", 10) == [ByteRange(0, 9)]
+        with pytest.raises(RangeUnsatisfiable):
+            parse_ranges(f"bytes={beyond}-", 10)
+    assert parse_ranges(f"bytes={'0' * 5_000}2-{'0' * 5_000}3", 10) == [ByteRange(2, 3)]

@@ -210,3 +210,31 @@ def test_every_default_is_a_value_its_own_form_accepts(key: str) -> None:
     [one] = [each for each in fields(Settings) if each.name == key]
     shown = one.metadata["form"].shown(one.default)
     assert getattr(load({key: shown}, {}, None), key) == one.default
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres://lading:SECRET@db/lading",
+        "postgresql+asyncpg://lading:SECRET@db/lading",
+        "postgresql://lading:SEC/RET@db:5432/lading",
+        "postgresql://lading:SEC#RET@db:5432/lading",
+        "postgresql://lading:SECRET@db:99999/lading",
+        "postgresql://lading:SECRET@db:port/lading",
+        "postgresql://lading:SECRET@[::1/lading",
+    ],
+)
+def test_a_catalog_that_is_refused_keeps_its_secret(url: str) -> None:
+    with pytest.raises(SettingInvalid) as raised:
+        load({"catalog": url}, {}, None)
+    said = str(raised.value)
+    assert "postgresql://USER:PASSWORD@HOST:PORT/DATABASE" in said
+    assert "SEC" not in said
+    assert "RET" not in said
+
+
+def test_keys_in_a_bucket_s_url_that_is_refused_are_not_shown() -> None:
+    with pytest.raises(SettingInvalid) as raised:
+        load({}, {"LADING_BLOBS": "s3://KEY:SECRET@My_Bucket/x"}, None)
+    assert "SECRET" not in str(raised.value)
+    assert "My_Bucket" in str(raised.value)

@@ -42,8 +42,11 @@ class FileBlobs:
     """`ports.ListedStore` in one folder, shared by worker processes."""
 
     def __init__(self, root: Path) -> None:
-        root.mkdir(parents=True, exist_ok=True)
-        _sync_folder(root.parent)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            _sync_folder(root.parent)
+        except OSError as error:
+            raise Unavailable(f"blobs cannot be kept in {root}") from error
         self._root = root
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="blobs")
 

@@ -215,10 +215,10 @@ async def _translated() -> AsyncIterator[None]:
         if state == _DISK_FULL:
             raise StorageFull("the catalog's disk is full") from error
         kind = _GoneError if error.connection_invalidated else Unavailable
-        raise kind(f"the catalog failed: {error.orig}") from error
+        raise kind("the catalog failed") from error.orig
     except asyncpg.PostgresError as error:
-        raise Unavailable(f"the catalog failed: {error}") from error
+        raise Unavailable("the catalog failed") from error
     except PoolTimeout as error:
         raise Unavailable("the catalog is too busy") from error
     except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
-        raise Unavailable(f"the catalog is out of reach: {error}") from error
+        raise Unavailable("the catalog is out of reach") from error

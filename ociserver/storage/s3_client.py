@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from ociserver.bucket import Bucket
 from ociserver.errors import BlobDamaged, StorageFull, Unavailable, UploadLost
@@ -36,6 +36,8 @@ _CONNECTIONS = 64
 _STREAMS = 1_000
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 30
+# A call with all its attempts; parts and Complete have longer, as they move or may copy bytes.
+_CALL_SECONDS = 30
 # Some servers copy every byte at Complete; S3 itself may take minutes, says its manual.
 _COMPLETE_SECONDS = 600
 _ATTEMPTS = 4
@@ -139,8 +141,8 @@ class S3:
                 found = await client.get_object(**self._at(key), **wanted)  # type: ignore[arg-type]
         except _AbsentError as error:
             # A lost bucket, or a proxy that knows no such path, is no proof.
-            if str(error) != _NO_OBJECT:
-                raise Unavailable(f"the blob store answered {error}") from error
+            if error.message != _NO_OBJECT:
+                raise Unavailable(f"the blob store answered {error.message}") from error
             raise BlobDamaged(f"blob object {key} is not there") from error
         if span is None:
             return found["Body"], found["ContentLength"]
@@ -198,7 +200,7 @@ class S3:
         """Upload a part. Raises UploadLost where the upload is gone."""
         client = await self._client("calls")
         checksum = _base64((await asyncio.to_thread(hashlib.sha256, data)).digest())
-        async with _translated():
+        async with _translated(None):
             done = await client.upload_part(
                 **self._at(key),
                 UploadId=upload.id,
@@ -308,7 +310,7 @@ class S3:
             for number, part in enumerate(parts, start=1)
         ]
         try:
-            async with _translated():
+            async with _translated(None):
                 await client.complete_multipart_upload(
                     **self._at(key),
                     UploadId=upload.id,
@@ -316,7 +318,7 @@ class S3:
                     IfNoneMatch="*",
                 )
         except (_ThereError, _AbsentError) as error:
-            return UploadLost(f"the store has something else there: {error}")
+            return UploadLost(f"the store has something else there: {error.message}")
         except (UploadLost, Unavailable) as error:
             return error
         return None
@@ -426,13 +428,16 @@ class _ThereError(Unavailable):
 
 
 @asynccontextmanager
-async def _translated() -> AsyncIterator[None]:
+async def _translated(seconds: float | None = _CALL_SECONDS) -> AsyncIterator[None]:
     try:
-        yield
+        async with asyncio.timeout(seconds):
+            yield
     except ClientError as error:
         raise _meaning(error) from error
+    except NoCredentialsError as error:
+        raise Unavailable("no credentials for the blob store were found") from error
     except (BotoCoreError, aiohttp.ClientError, OSError, TimeoutError) as error:
-        raise Unavailable(f"the blob store is out of reach: {error}") from error
+        raise Unavailable("the blob store is out of reach") from error
 
 
 @asynccontextmanager
@@ -457,6 +462,8 @@ def _meaning(error: ClientError) -> Exception:
         return _AbsentError(code)
     if status in (HTTPStatus.PRECONDITION_FAILED, HTTPStatus.CONFLICT):
         return _ThereError(code)
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return Unavailable(f"the blob store refuses our credentials: {status} {code}")
     return Unavailable(f"the blob store answered {status} {code}")
 
 

@@ -61,7 +61,7 @@ class S3Reader:
             except (BotoCoreError, aiohttp.ClientError, OSError, TimeoutError) as error:
                 failures += 1
                 if failures == _ATTEMPTS:
-                    raise Unavailable(f"blob object {self._key} breaks off: {error}") from error
+                    raise Unavailable(f"blob object {self._key} breaks off") from error
                 self._drop(body)
                 body = None
                 await asyncio.sleep(_PAUSE_SECONDS * failures)

@@ -73,7 +73,7 @@ class SqliteCatalog:
         try:
             return int(self._watch.execute("PRAGMA data_version").fetchone()[0])
         except sqlite3.Error as error:
-            raise Unavailable(f"the catalog cannot be read: {error}") from error
+            raise Unavailable("the catalog cannot be read") from error
 
     async def aclose(self) -> None:
         if self._closed:
@@ -243,4 +243,4 @@ def _translated() -> Iterator[None]:
     except DBAPIError as error:
         if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
             raise StorageFull("the catalog's disk is full") from error
-        raise Unavailable(f"the catalog failed: {error.orig}") from error
+        raise Unavailable("the catalog failed") from error.orig

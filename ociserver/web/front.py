@@ -150,7 +150,7 @@ class FrontDoor:
         status, headers, body = answer_to(error, scope)
         if status >= _SERVER_FAULT:
             fields = {"request_id": exchange.id, "status": status, "path": scope["path"]}
-            log.warning(error.message, extra={"fields": fields}, exc_info=error.__cause__)
+            log.warning(str(error), extra={"fields": fields})
         if exchange.status:
             # The answer has begun: only closing the connection tells that it is not whole.
             raise error

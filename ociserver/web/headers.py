@@ -14,7 +14,8 @@ from ociserver.refs import shortened
 
 # podman asks for 1,013 ranges of one zstd:chunked layer in a single header.
 RANGES_MAX = 4096
-_SPEC = re.compile(r"([0-9]{1,20})-([0-9]{0,20})|-([0-9]{1,20})")
+_DIGITS = 19
+_SPEC = re.compile(r"([0-9]+)-([0-9]*)|-([0-9]+)")
 _ETAG = re.compile(r'(?:W/)?("[\x21\x23-\x7e]*")')
 
 
@@ -65,12 +66,18 @@ def _range(spec: str, size: int) -> ByteRange | None:
         raise RangeUnsatisfiable(f"{shortened(spec)!r} is not a byte range", size=size)
     first, last, suffix = match.groups()
     if suffix is not None:
-        length = min(int(suffix), size)
+        length = min(_position(suffix), size)
         return ByteRange(size - length, size - 1) if length else None
-    start, end = int(first), int(last) if last else size - 1
+    start, end = _position(first), _position(last) if last else size - 1
     if last and start > end:
         raise RangeUnsatisfiable(f"{shortened(spec)!r} ends before it starts", size=size)
     return ByteRange(start, min(end, size - 1)) if start < size else None
+
+
+def _position(digits: str) -> int:
+    """Return the number, or one beyond any blob: a header has room for very many digits."""
+    digits = digits.lstrip("0")
+    return int(digits or "0") if len(digits) < _DIGITS else 10**_DIGITS
 
 
 def is_unchanged(if_none_match: str | None, etag: str) -> bool:

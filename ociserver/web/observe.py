@@ -201,4 +201,6 @@ def configure_logging(level: str) -> None:
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(level.upper())
+    # What libraries say at `debug` holds signed URLs, and whoever has one can read that blob.
+    root.setLevel(max(logging.INFO, logging.getLevelName(level.upper())))
+    logging.getLogger("lading").setLevel(level.upper())

@@ -25,6 +25,9 @@ from ociserver.web.observe import Metrics
 
 log = logging.getLogger("lading.web")
 
+# Each is answered by a header, and clients take a hundred of these (Python's http.client).
+_TAGS = 64
+
 
 class Push:
     """Handlers of the endpoints that write."""
@@ -102,6 +105,8 @@ class Push:
         tags = [parse_tag(text) for text in request.query_params.getlist("tag")]
         if tags and not isinstance(reference, Digest):
             raise RequestInvalid("'tag' parameters go with a push by digest (end-7b)")
+        if len(tags) > _TAGS:
+            raise RequestInvalid(f"there are more than {_TAGS} 'tag' parameters")
         body = await self._incoming(request).whole(
             declared=_content_length(request), limit=self._manifest_bytes
         )

@@ -4,13 +4,18 @@ and what clients ask of the registry as a whole: its version, its extensions.
 
 from __future__ import annotations
 
+import asyncio
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from ociserver.errors import Unavailable
 from ociserver.ports import BlobStore, Catalog
 from ociserver.refs import parse_name
 from ociserver.web.observe import METRICS_TYPE, Metrics
 
+# Less than the patience of those who probe.
+_PROBE_SECONDS = 5
 # Spec, extensions/_oci.md: name and endpoints of what the registry offers beyond the base.
 _EXTENSIONS = {
     "extensions": [
@@ -52,8 +57,12 @@ class Service:
 
     async def ready(self, _request: Request) -> Response:
         """Catalog and blob store answer, and could take a push. Raises Unavailable."""
-        await self._catalog.read(lambda tx: tx.repositories("", 1))
-        await self._blobs.check()
+        try:
+            async with asyncio.timeout(_PROBE_SECONDS):
+                await self._catalog.read(lambda tx: tx.repositories("", 1))
+                await self._blobs.check()
+        except TimeoutError as error:
+            raise Unavailable(f"a store has not answered in {_PROBE_SECONDS} seconds") from error
         return JSONResponse({"status": "ready"})
 
     async def metrics(self, _request: Request) -> Response:
