@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import os
 import pwd
@@ -12,10 +13,12 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
+import psutil
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 30.0
@@ -65,6 +68,20 @@ class PostgresServer:
             self._process.send_signal(how)
             self._process.wait(_STOP_SECONDS)
             self._process = None
+
+    @contextlib.contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Have all of it stand still, as behind a network that drops everything."""
+        assert self._process is not None
+        server = psutil.Process(self._process.pid)
+        stopped = [server, *server.children(recursive=True)]
+        for process in stopped:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in reversed(stopped):
+                process.resume()
 
     def remove(self) -> None:
         """End it and leave nothing."""

@@ -268,7 +268,7 @@ def test_an_artifact_type_that_is_no_text_is_refused(document: dict[str, Any]) -
 
 
 NOT_OBJECTS = [b"", b"null", b"[]", b'"text"', b"5", b"{", b"{}x", b"{'a': 1}"]
-NOT_JSON = [b"NaN", b"Infinity", b"-Infinity", b'"\xff"', b'"\xed\xa0\x80"', b"1" + b"0" * 5000]
+NOT_JSON = [b"NaN", b"Infinity", b"-Infinity", b'"\xff"', b'"\xed\xa0\x80"']
 TOO_DEEP = [b"[" * 4_000_000, b'{"a":' * 500_000, b'{"a":' + b"[" * 99_999 + b"]" * 99_999 + b"}"]
 NOT_UTF_8 = [json.dumps(image()).encode(other) for other in ("utf-16", "utf-32-le", "utf-8-sig")]
 BODIES = NOT_OBJECTS + [b'{"a": %s}' % each for each in NOT_JSON] + TOO_DEEP + NOT_UTF_8
@@ -302,3 +302,12 @@ def test_a_manifest_with_any_value_in_any_field_is_read_or_refused(
         return
     listed = json.loads(view.descriptor(Digest.parse(digest(9)), len(body)))
     assert listed["mediaType"] == view.media_type
+
+
+def test_a_number_longer_than_any_size_is_kept_where_it_means_nothing() -> None:
+    digits = b"9" * 5_000
+    body = json.dumps(image()).encode()
+    found = parse_manifest(body.replace(b"{", b'{"x": %s, ' % digits, 1), OCI_MANIFEST)
+    assert found.media_type == OCI_MANIFEST
+    for sign in (b"", b"-"):
+        refused(body.replace(b'"size": 5', b'"size": %s%s' % (sign, digits)), OCI_MANIFEST)

@@ -183,3 +183,25 @@ def _assert_writes_fail_clean(client: httpx.Client, repository: str) -> None:
     for refused in (manifest, client.post(f"/v2/{repository}/blobs/uploads/")):
         assert_refused(refused, 503, "TOOMANYREQUESTS")
         assert int(refused.headers["retry-after"]) > 0
+
+
+def test_a_database_that_hangs_is_given_up(pair: Pair, database: PostgresServer) -> None:
+    repository = new_repository()
+    with pair[0].client() as client:
+        digest = put_manifest(client, repository, "v1", unique_image()).headers[
+            "docker-content-digest"
+        ]
+        assert client.get(f"/v2/{repository}/manifests/v1").status_code == 200
+        with database.hanging():
+            # Until its ear is deaf, too, a worker takes what it has for what there is.
+            eventually(lambda: "no news from other replicas" in pair[0].log, 30)
+            began = time.monotonic()
+            assert client.get("/readyz").status_code == 503
+            kept = client.get(f"/v2/{repository}/manifests/v1")
+            assert kept.status_code == 200
+            assert kept.headers["docker-content-digest"] == digest
+            assert "stale" in kept.headers["warning"]
+            # Ten seconds and what a busy machine adds; without a bound it is a minute.
+            assert time.monotonic() - began < 25
+        eventually(lambda: client.get("/readyz").status_code == 200, 30)
+        put_manifest(client, repository, "v1", unique_image())

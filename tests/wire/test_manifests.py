@@ -210,3 +210,21 @@ def test_sparse_manifests_are_refused_where_told_so(refusing: Served) -> None:
         put_manifest(client, repository, "v1", image(layer))
         subject = descriptor(b"absent", OCI_MANIFEST)
         put_manifest(client, repository, "v2", image(layer, subject=subject))
+
+
+def test_more_tags_than_clients_read_headers_are_refused_before_any_is_moved(
+    client: httpx.Client,
+) -> None:
+    repository, body = new_repository(), unique_image()
+    digest = digest_of(body)
+    many = [f"t{number}" for number in range(65)]
+    refused = client.put(
+        f"/v2/{repository}/manifests/{digest}",
+        params={"tag": many},
+        content=body,
+        headers={"content-type": OCI_MANIFEST},
+    )
+    assert_refused(refused, 400, "UNSUPPORTED")
+    assert client.get(f"/v2/{repository}/tags/list").status_code == 404
+    put_manifest(client, repository, digest, body, tags=many[:64])
+    assert len(client.get(f"/v2/{repository}/tags/list").json()["tags"]) == 64
