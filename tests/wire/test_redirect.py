@@ -212,3 +212,12 @@ def test_a_redirect_ends_its_request_and_not_its_connection(served: Served, blob
     with Connection(served) as connection:
         for _ in range(2):
             assert connection.ask(request("GET", blob[0])).status_code == 307
+
+
+def test_a_signed_url_is_in_no_log(minio: S3Server, tmp_path: Path) -> None:
+    with redirecting(minio, tmp_path, "--log-level", "debug") as served, served.client() as client:
+        repository, body = new_repository(), noise(300_000)
+        answer = client.get(f"/v2/{repository}/blobs/{push_blob(client, repository, body)}")
+        signature = parse_qs(urlsplit(answer.headers["location"]).query)["X-Amz-Signature"][0]
+        assert signature not in served.log
+        assert minio.secret_key not in served.log
