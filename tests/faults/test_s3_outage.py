@@ -93,6 +93,7 @@ def test_through_an_outage_of_s3_every_answer_is_clean_and_nothing_acknowledged_
         try:
             eventually(lambda: len(storm.pushed) > 3)
             stage.proxy.refuse()
+            eventually(lambda: client.get("/readyz").status_code == 503)
             assert_refused(client.get("/readyz"), 503, "TOOMANYREQUESTS")
             eventually(lambda: storm.statuses.count(503) > 3)
             stage.proxy.accept()
