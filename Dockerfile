@@ -26,6 +26,6 @@ EXPOSE 5000
 # /healthz, not /readyz: a registry cut off from its catalog still serves what it has, and whoever
 # replaces unhealthy containers would end that. It starts only when both stores answer.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
-    CMD ["/opt/lading/bin/python", "-Ic", "import http.client, os, sys; registry = http.client.HTTPConnection(os.environ['LADING_HOST'], int(os.environ['LADING_PORT']), timeout=2); registry.request('GET', '/healthz'); sys.exit(registry.getresponse().status != 200)"]
+    CMD ["/opt/lading/bin/python", "-Ic", "import http.client, os, ssl, sys; address = (os.environ['LADING_HOST'], int(os.environ['LADING_PORT'])); registry = http.client.HTTPSConnection(*address, timeout=2, context=ssl._create_unverified_context()) if 'LADING_TLS_CERT' in os.environ else http.client.HTTPConnection(*address, timeout=2); registry.request('GET', '/healthz'); sys.exit(registry.getresponse().status != 200)"]
 ENTRYPOINT ["/opt/lading/bin/lading"]
 CMD ["serve"]

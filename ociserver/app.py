@@ -6,17 +6,28 @@ import asyncio
 import logging
 import math
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 from multiprocessing import parent_process
+from pathlib import Path
 from typing import Any
 
 from starlette.routing import Router
 
+from ociserver.auth.attempts import Patience
+from ociserver.auth.audit import Audit
+from ociserver.auth.callers import Callers
+from ociserver.auth.issuing import Issuing
+from ociserver.auth.logins import Logins
+from ociserver.auth.rulebook import RuleBook
+from ociserver.auth.trust import Lifetimes, Trust, looking
+from ociserver.auth.workloads import Workloads
 from ociserver.collector import Collector
 from ociserver.discards import Discards, Swept
 from ociserver.fresh import FreshCache
-from ociserver.ports import Presign
+from ociserver.ports import Catalog, Presign
 from ociserver.registry import RegistryReader, RegistryWriter
 from ociserver.retention import Retention
 from ociserver.sessions import Uploads
@@ -24,6 +35,8 @@ from ociserver.settings import Settings
 from ociserver.stores import Stores, open_stores
 from ociserver.web.body import Pace
 from ociserver.web.front import FrontDoor, every
+from ociserver.web.guard import Guard, Realm
+from ociserver.web.limits import Limits
 from ociserver.web.observe import AccessLog, Metrics, configure_logging
 from ociserver.web.protocol import HeadLimits, LadingProtocol
 from ociserver.web.pull import ManifestAnswer, Pull
@@ -31,14 +44,22 @@ from ociserver.web.push import Push
 from ociserver.web.redirect import Redirects
 from ociserver.web.routes import nothing_here, routes
 from ociserver.web.service import Service
+from ociserver.web.tokens import TokenDoor
 
 log = logging.getLogger("lading")
+
+_Work = Callable[[], Coroutine[Any, Any, None]]
 
 _SWEEP_SECONDS = 60.0
 _OVERDUE_SECONDS = 2.0
 _ORPHAN_SECONDS = 1.0
 # What a push was told is there stays for the other half of its grace.
 _RENEWED_SHARE = 0.5
+# News of principals, keys and rules: nobody cut off gets in for longer.
+_NEWS_SECONDS = 0.1
+_AUDIT_SECONDS = 1.0
+_KEYS_SECONDS = 60.0
+_REFRESH_SECONDS = 3600.0
 
 
 def create_app(settings: Settings) -> FrontDoor:
@@ -53,6 +74,7 @@ def create_app(settings: Settings) -> FrontDoor:
     collector = Collector(catalog, discards, kept)
     metrics = Metrics()
     access_log = AccessLog() if settings.access_log == "on" else None
+    access = _access(settings, catalog, uploads, metrics)
     pull = _pull(settings, stores)
     push = Push(
         RegistryWriter(catalog, accept_sparse=settings.sparse == "accept"),
@@ -64,6 +86,7 @@ def create_app(settings: Settings) -> FrontDoor:
 
     async def close() -> None:
         uploads.close()
+        await access.close()
         await stores.aclose()
         if access_log is not None:
             access_log.flush()
@@ -71,18 +94,20 @@ def create_app(settings: Settings) -> FrontDoor:
     background = [
         _sweeper(uploads, discards, metrics, settings),
         *_scheduled(collector, metrics, settings),
+        *access.background,
         _overdue(metrics),
         *_orphaned(),
     ]
     router = Router(
-        routes=routes(pull, push, Service(catalog, blobs, metrics)),
+        routes=routes(access.guard, pull, push, Service(catalog, blobs, metrics), access.tokens),
         redirect_slashes=False,
         default=nothing_here,
-        lifespan=_lifespan(background, close),
+        lifespan=_lifespan(access.begin, background, close),
     )
     return FrontDoor(
         router,
         hot_manifest=pull.hot_manifest,
+        guard=access.guard,
         metrics=metrics,
         access_log=access_log,
         limits=HeadLimits(header_bytes=settings.header_limit, idle_seconds=settings.idle),
@@ -120,9 +145,91 @@ def _redirects(settings: Settings, presign: Presign | None) -> Redirects | None:
     )
 
 
-# -- what goes on beside the requests
+# -- who may do what
 
-_Work = Callable[[], Coroutine[Any, Any, None]]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Access:
+    """The guard, and what there is beside it where rules are in force."""
+
+    guard: Guard
+    tokens: TokenDoor | None = None
+    background: Sequence[_Work] = ()
+    begin: Callable[[], Awaitable[None]]
+    close: Callable[[], Awaitable[None]]
+
+
+def _access(settings: Settings, catalog: Catalog, uploads: Uploads, metrics: Metrics) -> _Access:
+    proxies = settings.trusted_proxies or ()
+    audit = Audit(catalog)
+    realm = Realm(
+        scheme=settings.challenge,
+        service=settings.service,
+        address=settings.public_address,
+        proxies=proxies,
+    )
+    limits = Limits(
+        rate=settings.request_rate, uploads=settings.uploads_at_once, refused=metrics.refused
+    )
+    guarding = partial(Guard, audit=audit, realm=realm, owner=uploads.owner, limits=limits)
+    if settings.rules is None:
+        return _Access(guard=guarding(None), begin=_nothing, close=_nothing)
+    book = RuleBook(Path(settings.rules), audit)
+    trust = Trust(
+        catalog,
+        service=settings.service,
+        lifetimes=Lifetimes(
+            token=settings.token_seconds, key=settings.key_seconds, upload=settings.upload_idle
+        ),
+    )
+    logins = Logins(
+        catalog,
+        audit,
+        Workloads(lambda: book.rules.issuers),
+        patience=Patience(failures=settings.login_failures, seconds=settings.login_window),
+        refused=metrics.refused,
+    )
+    issuing = Issuing(
+        catalog,
+        trust,
+        book.in_force,
+        token_seconds=settings.token_seconds,
+        refresh_seconds=settings.refresh_seconds,
+    )
+    callers = Callers(trust, logins, book.in_force, upload_seconds=settings.upload_idle)
+    pace = Pace(seconds=settings.body_seconds, bytes=settings.body_bytes)
+
+    async def look() -> None:
+        book.look()
+        await looking(trust)
+
+    async def begin() -> None:
+        await trust.look()
+        await trust.keep_keys()
+
+    async def close() -> None:
+        logins.close()
+        await audit.flush()
+
+    return _Access(
+        guard=guarding(callers),
+        tokens=TokenDoor(logins, issuing, trust, proxies=proxies, pace=pace),
+        background=[
+            lambda: every(_NEWS_SECONDS, look),
+            lambda: every(_AUDIT_SECONDS, audit.flush),
+            lambda: every(_KEYS_SECONDS, trust.keep_keys),
+            lambda: every(_REFRESH_SECONDS, issuing.sweep),
+        ],
+        begin=begin,
+        close=close,
+    )
+
+
+async def _nothing() -> None:
+    """Do nothing: an open registry holds nothing to begin or end with."""
+
+
+# -- what goes on beside the requests
 
 
 def _sweeper(uploads: Uploads, discards: Discards, metrics: Metrics, settings: Settings) -> _Work:
@@ -178,10 +285,13 @@ def _orphaned() -> list[_Work]:
 
 
 def _lifespan(
-    background: Sequence[_Work], close: Callable[[], Any]
+    begin: Callable[[], Awaitable[None]],
+    background: Sequence[_Work],
+    close: Callable[[], Awaitable[None]],
 ) -> Callable[[Any], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_app: Any) -> AsyncIterator[None]:
+        await begin()
         tasks = [asyncio.create_task(work()) for work in background]
         try:
             yield

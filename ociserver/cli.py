@@ -16,6 +16,10 @@ COMMANDS = {
         "ociserver.scrub:main",
         "hash blobs again, hold catalog and store against each other",
     ),
+    "user": ("ociserver.people:user", "add, list, disable people; give them passwords and groups"),
+    "robot": ("ociserver.people:robot", "add, list, disable robots; give them keys and groups"),
+    "rules": ("ociserver.access:main", "check a rule file; ask it which rule decides"),
+    "key": ("ociserver.access:key", "have tokens signed by a new key"),
     "migrate": ("ociserver.migrate:main", "bring the catalog's schema to this release"),
 }
 

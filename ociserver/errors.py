@@ -133,6 +133,33 @@ class MethodUnsupported(LadingError):
         self.allow = allow
 
 
+class Unauthenticated(LadingError):
+    """The request does not say who asks, or not so that we believe it, or for too little.
+
+    `scope` is what a token for it must hold, `reason` what is wrong with the one that came: None,
+    `invalid_token` or `insufficient_scope` (RFC 6750 section 3.1).
+    """
+
+    def __init__(
+        self, message: str, *, scope: str | None = None, reason: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.scope = scope
+        self.reason = reason
+
+
+class Denied(LadingError):
+    """No rule lets the one who asks do this, and they may know so much."""
+
+
+class TooManyRequests(LadingError):
+    """More than a limit allows; `retry_after` is when to come back, in seconds."""
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class BodySlow(LadingError):
     """The body came slower than the configured limit."""
 

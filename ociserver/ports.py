@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from ociserver.auth.records import AuditRows, PrincipalRows, TokenRows
 from ociserver.content import Manifest
 from ociserver.refs import Digest, Reference, RepositoryName, Tag
 from ociserver.retention import HeldBlob, HeldLink, HeldManifest, Horizon, Place
@@ -156,13 +157,12 @@ class BlobRows(Protocol):
         """
 
     def mount(
-        self,
-        repository: RepositoryName,
-        digest: Digest,
-        source: RepositoryName | None,
-        now: float,
+        self, repository: RepositoryName, digest: Digest, source: RepositoryName, now: float
     ) -> bool:
-        """Link a blob that `source` (any repository, where None) links; False if it does not."""
+        """Link a blob that `source` links; False if it does not."""
+
+    def holding(self, digest: Digest, limit: int) -> Sequence[RepositoryName]:
+        """Return repositories that link the blob, by name, at most so many."""
 
     def renew_link(self, repository: RepositoryName, digest: Digest, now: float) -> bool:
         """Begin the grace of the repository's link anew; False where it has none."""
@@ -315,7 +315,17 @@ class ScrubRows(Protocol):
 
 
 class CatalogTx(
-    ManifestRows, BlobRows, UploadRows, LeaseRows, PinRows, CollectionRows, ScrubRows, Protocol
+    ManifestRows,
+    BlobRows,
+    UploadRows,
+    LeaseRows,
+    PinRows,
+    CollectionRows,
+    ScrubRows,
+    PrincipalRows,
+    TokenRows,
+    AuditRows,
+    Protocol,
 ):
     """One transaction. Every method is plain: a transaction is one function without an await."""
 

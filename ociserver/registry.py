@@ -12,7 +12,7 @@ import hashlib
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -44,6 +44,8 @@ from ociserver.refs import Digest, Reference, RepositoryName, Tag
 # Parsing and hashing this much takes about a millisecond; more goes to a thread.
 _INLINE = 64 * 1024
 _DAMAGED_KNOWN = 1_000
+# Names that are read at once, to find those among them that a caller may see.
+_NAMES = 1_000
 # 4 MiB is the accepted norm for one page of a referrers list (it is read as a manifest).
 _REFERRERS_BYTES = 4 * 1024 * 1024 - 1024  # less what stands around the descriptors
 
@@ -168,9 +170,23 @@ class RegistryReader:
 
         return await self._catalog.read(work)
 
-    async def repositories(self, last: str, limit: int) -> Sequence[str]:
-        """Return names of repositories that hold a manifest, in byte order after `last`."""
-        return await self._catalog.read(lambda tx: tx.repositories(last, limit))
+    async def repositories(
+        self, last: str, limit: int, may_see: Callable[[str], bool]
+    ) -> Sequence[str]:
+        """Return names of repositories that hold a manifest and may be seen, after `last`.
+
+        In byte order; at most `limit`.
+        """
+        found: list[str] = []
+        while len(found) < limit:
+            page = await self._catalog.read(
+                lambda tx: tx.repositories(last, _NAMES)  # noqa: B023 - awaited at once
+            )
+            found += filter(may_see, page)
+            if len(page) < _NAMES:
+                break
+            last = page[-1]
+        return found[:limit]
 
     async def referrers(
         self,
@@ -275,9 +291,22 @@ class RegistryWriter:
         await self._catalog.write(work)
 
     async def mount(
-        self, repository: RepositoryName, digest: Digest, source: RepositoryName | None
+        self,
+        repository: RepositoryName,
+        digest: Digest,
+        source: RepositoryName | None,
+        may_pull: Callable[[str], bool],
     ) -> bool:
-        """Link a blob another repository holds (end-11); False where it does not hold it."""
+        """Link a blob that another repository holds, any one where `source` is None (end-11).
+
+        False where it does not hold it, or is none that `may_pull` lets the caller pull from:
+        to them, the two are the same.
+        """
+        if source is None:
+            holding = await self._catalog.read(lambda tx: tx.holding(digest, _NAMES))
+            source = next(filter(may_pull, holding), None)
+        if source is None or not may_pull(source):
+            return False
         now = time.time()
         return await self._catalog.write(lambda tx: tx.mount(repository, digest, source, now))
 

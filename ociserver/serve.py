@@ -7,16 +7,21 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import sys
 import tempfile
 from collections.abc import Sequence
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+from ociserver import tls
 from ociserver.app import create_app
+from ociserver.auth.rulebook import read_rules
+from ociserver.auth.rules import RulesInvalid
 from ociserver.errors import LadingError
 from ociserver.settings import SettingInvalid, Settings, add_options, given
 from ociserver.stores import place, prepare_stores
@@ -38,6 +43,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         settings = given(options, os.environ)
+        _check_access(settings)
+        tls.check(settings)
         listener = _listen(settings)
         prepare_stores(settings)
     except (SettingInvalid, LadingError, OSError) as error:
@@ -45,6 +52,31 @@ def main(arguments: Sequence[str]) -> int:
         return _USAGE
     _greet(settings, listener)
     return _run(settings, listener)
+
+
+def _check_access(settings: Settings) -> None:
+    """Refuse rules that cannot be used, and to be open to others without being told to.
+
+    Raises SettingInvalid.
+    """
+    if settings.rules is not None:
+        try:
+            read_rules(Path(settings.rules))
+        except RulesInvalid as error:
+            told = f"the rules in {settings.rules} cannot be used: {error}"
+            raise SettingInvalid(told) from error
+    elif not settings.open and not _is_loopback(settings.host):
+        raise SettingInvalid(
+            f"without rules anyone who reaches {settings.host} could do anything: name a rule file "
+            "(--rules), listen on 127.0.0.1, or say that you want it so (--open)"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -65,16 +97,26 @@ def _listen(settings: Settings) -> socket.socket:
 def _greet(settings: Settings, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    plain = "" if settings.tls_cert else "--plain-http "
     sys.stdout.write(
-        f"Lading listens on http://{address}\n"
+        f"Lading listens on {'https' if settings.tls_cert else 'http'}://{address}\n"
         f"  catalog  {place(settings.catalog)}\n"
         f"  blobs    {place(settings.blobs)}\n"
+        f"  access   {_access(settings)}\n"
         "Try, in another terminal:\n"
-        f"  oras push --plain-http {address}/demo/model:v1 ./my-model\n"
-        f"  oras repo tags --plain-http {address}/demo/model\n"
-        f"  oras pull --plain-http {address}/demo/model:v1 --output ./pulled\n"
+        f"  oras push {plain}{address}/demo/model:v1 ./my-model\n"
+        f"  oras repo tags {plain}{address}/demo/model\n"
+        f"  oras pull {plain}{address}/demo/model:v1 --output ./pulled\n"
     )
     sys.stdout.flush()
+
+
+def _access(settings: Settings) -> str:
+    if settings.rules is not None:
+        return f"by the rules in {Path(settings.rules).absolute()}"
+    if settings.open and not _is_loopback(settings.host):
+        return "open: anyone who reaches this address may do anything (--open)"
+    return "open to this machine alone, as there are no rules (--rules)"
 
 
 def _forget_counters() -> None:
@@ -93,6 +135,10 @@ class _Workers(Multiprocess):
         super().terminate_all()
 
 
+def _context(settings: Settings, *_: object) -> ssl.SSLContext:
+    return tls.context(settings)
+
+
 def _run(settings: Settings, listener: socket.socket) -> int:
     config = uvicorn.Config(
         partial(create_app, settings),
@@ -108,6 +154,7 @@ def _run(settings: Settings, listener: socket.socket) -> int:
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        ssl_context_factory=partial(_context, settings) if settings.tls_cert else None,
         # A client that pools connections must not find ours closed under its next request.
         timeout_keep_alive=int(settings.idle),
         timeout_graceful_shutdown=int(settings.drain),

@@ -26,6 +26,7 @@ from ociserver.errors import (
     ClientGone,
     DigestMismatch,
     LadingError,
+    NameInvalid,
     SizeInvalid,
     StorageFull,
     UploadBusy,
@@ -43,7 +44,7 @@ from ociserver.ports import (
     Keep,
     StoredObject,
 )
-from ociserver.refs import Digest, RepositoryName
+from ociserver.refs import Digest, RepositoryName, parse_name
 from ociserver.threads import in_thread
 from ociserver.upload import Chunk, UploadSession, admit, is_session_id
 
@@ -83,9 +84,11 @@ class Uploads:
         self._blobs = blobs
         self._hashers = ThreadPoolExecutor(_HASHERS, thread_name_prefix="hash")
 
-    async def begin(self, repository: RepositoryName, algorithm: str = "sha256") -> UploadSession:
+    async def begin(self, repository: RepositoryName, algorithm: str, owner: str) -> UploadSession:
         """Open a session (end-4a, end-4c)."""
-        session = UploadSession(id=uuid.uuid4().hex, repository=repository, algorithm=algorithm)
+        session = UploadSession(
+            id=uuid.uuid4().hex, repository=repository, algorithm=algorithm, owner=owner
+        )
         now = time.time()
         await self._catalog.write(lambda tx: tx.begin_upload(session, now))
         return session
@@ -98,6 +101,13 @@ class Uploads:
         if found is None:
             raise UploadUnknown("no such upload: it was never begun, or is finished or cancelled")
         return found
+
+    async def owner(self, repository: str, upload_id: str) -> str | None:
+        """Return who began the upload, None where there is none."""
+        try:
+            return (await self.session(parse_name(repository), upload_id)).owner
+        except (NameInvalid, UploadUnknown):
+            return None
 
     async def settled(self, repository: RepositoryName, upload_id: str) -> UploadSession:
         """Return the session once no request writes to it, or after a moment (end-13).
@@ -130,9 +140,11 @@ class Uploads:
         """
         await self._finish(await self.session(repository, upload_id), digest, body)
 
-    async def receive_whole(self, repository: RepositoryName, digest: Digest, body: Body) -> None:
+    async def receive_whole(
+        self, repository: RepositoryName, digest: Digest, body: Body, owner: str
+    ) -> None:
         """Take a blob in a single POST (end-4b). On any failure nothing of it is left."""
-        session = await self.begin(repository, digest.algorithm)
+        session = await self.begin(repository, digest.algorithm, owner)
         try:
             await self._finish(session, digest, body)
         except BaseException:

@@ -40,6 +40,8 @@ class Form:
 
     def shown(self, value: object) -> str:
         """Return the value as somebody would write it."""
+        if isinstance(value, bool):
+            return "on" if value else "off"
         return str(value if value is not None else self.nothing)
 
 
@@ -95,7 +97,7 @@ def _choice(*choices: str) -> Form:
     return Form(" or ".join(choices), parse)
 
 
-def _url(name: str, *patterns: str) -> Form:
+def _like(name: str, *patterns: str) -> Form:
     def parse(text: str) -> str:
         if not any(re.fullmatch(pattern, text) for pattern in patterns):
             raise ValueError(text)
@@ -133,6 +135,14 @@ def _blobs(text: str) -> str:
     return text
 
 
+def _switch(text: str) -> bool:
+    words = {"on": True, "1": True, "true": True, "off": False, "0": False, "false": False}
+    found = words.get(text.strip().lower())
+    if found is None:
+        raise ValueError(text)
+    return found
+
+
 def _networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
     return tuple(ip_network(each.strip()) for each in text.split(","))
 
@@ -143,8 +153,10 @@ CATALOG = Form(
     _catalog,
 )
 BLOBS = Form(f"file:///PATH (a fourth slash makes the path absolute) or {bucket.FORM}", _blobs)
-ENDPOINT = _or_nothing("none", _url("http(s)://HOST:PORT", r"https?://[^/?#@]+/?"))
+ENDPOINT = _or_nothing("none", _like("http(s)://HOST:PORT", r"https?://[^/?#@]+/?"))
 NETWORKS = _or_nothing("none", Form("networks such as 10.0.0.0/8, separated by commas", _networks))
+PATH = _or_nothing("none", Form("a path", _host))
+SWITCH = Form("on or off", _switch)
 SIZE = Form("a size: bytes, or with KiB, MiB or GiB", _size)
 SECONDS = Form("a time: seconds, or with ms, s, m, h or d", _seconds)
 AT_LEAST_A_BYTE = _within(SIZE, "1B")
@@ -167,6 +179,34 @@ class Settings:
     workers: int = _setting(1, _number(1, 256), "processes that serve")
     catalog: str = _setting("sqlite:///data/catalog.db", CATALOG, "where the catalog lies")
     blobs: str = _setting("file:///data/blobs", BLOBS, "where blobs lie")
+    tls_cert: str | None = _setting(None, PATH, "certificate chain to serve https with, PEM")
+    tls_key: str | None = _setting(None, PATH, "its key, where it is in a file of its own, PEM")
+    tls_client_ca: str | None = _setting(None, PATH, "who signs certificates of clients, PEM")
+    tls_client: str = _setting(
+        "optional", _choice("optional", "required"), "a client's certificate, with tls-client-ca"
+    )
+    rules: str | None = _setting(None, PATH, "file of who may do what")
+    open: bool = _setting(
+        False, SWITCH, "without rules, let everyone who reaches the address do everything"
+    )
+    challenge: str = _setting(
+        "bearer", _choice("bearer", "basic"), "how clients are asked who they are"
+    )
+    service: str = _setting(
+        "lading",
+        _like("1 to 64 of letters, digits, '.', ':', '-'", r"[A-Za-z0-9.:-]{1,64}"),
+        "the name that tokens are made out to",
+    )
+    public_address: str | None = _setting(
+        None, ENDPOINT, "our address as clients know it; else each request tells"
+    )
+    token_seconds: float = _setting(300.0, SECONDS, "how long a token is good")
+    refresh_seconds: float = _setting(30 * 86_400.0, SECONDS, "how long a login can be refreshed")
+    key_seconds: float = _setting(30 * 86_400.0, SECONDS, "how long a key signs tokens")
+    login_failures: int = _setting(
+        10, _number(1, 1_000_000), "failed logins of a name from one address before it must wait"
+    )
+    login_window: float = _setting(300.0, SECONDS, "for how long it must wait")
     redirect: str = _setting(
         "on", _choice("on", "off"), "send pulls of blobs in S3 there, by signed URLs"
     )
@@ -191,6 +231,14 @@ class Settings:
         "accept",
         _choice("accept", "refuse"),
         "manifests that name content nobody has pushed: accept with a warning, or refuse",
+    )
+    request_rate: int | None = _setting(
+        None,
+        _or_nothing("off", _number(1, 1_000_000)),
+        "most requests a second of one address, and of one who logged in, per worker",
+    )
+    uploads_at_once: int = _setting(
+        128, _number(1, 1_000_000), "most uploads under way of one caller, per worker"
     )
     manifest_limit: int = _setting(4 << 20, _within(SIZE, "1KiB"), "largest manifest taken")
     page_limit: int = _setting(10_000, _number(1, 100_000), "most tags or repositories in a page")
@@ -229,6 +277,9 @@ def add_options(parser: argparse.ArgumentParser, names: Container[str] | None = 
             told = f"{one.metadata['help']}: {form.name} (default: {form.shown(one.default)})"
             parser.add_argument(
                 f"--{one.name.replace('_', '-')}",
+                # A switch may stand alone.
+                nargs="?" if form is SWITCH else None,
+                const="on" if form is SWITCH else None,
                 metavar=one.name.upper(),
                 help=told.replace("%", "%%"),
             )

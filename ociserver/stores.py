@@ -81,6 +81,21 @@ def migrate_catalog(url: str) -> None:
 
 
 @asynccontextmanager
+async def existing_catalog(settings: Settings) -> AsyncIterator[Catalog]:
+    """Open the catalog of a registry, which may be serving; a missing one of files is made.
+
+    Raises Unavailable.
+    """
+    if settings.catalog.startswith(_POSTGRES):
+        await _postgres().check(settings.catalog)
+    catalog = _catalog(settings.catalog)
+    try:
+        yield catalog
+    finally:
+        await catalog.aclose()
+
+
+@asynccontextmanager
 async def existing_stores(settings: Settings) -> AsyncIterator[Stores]:
     """Open the stores of a registry, which may be serving. Raises Unavailable.
 

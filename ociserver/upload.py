@@ -23,12 +23,14 @@ class UploadSession:
 
     `id` is random and is the key of the bytes, now and once they are a blob. `hash_state` is the
     saved state of `algorithm` after exactly `offset` bytes; None where this machine cannot save
-    one, and then the bytes are read again. `store_state` is the blob store's own.
+    one, and then the bytes are read again. `store_state` is the blob store's own. `owner` is the
+    principal that began it.
     """
 
     id: str
     repository: RepositoryName
     algorithm: str
+    owner: str = "anyone"
     offset: int = 0
     hash_state: bytes | None = None
     store_state: bytes | None = None

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+import ssl
 import time
 from dataclasses import dataclass, field
 from hashlib import sha256, sha512
@@ -28,6 +29,8 @@ class Served:
     workers: int = 1
     port: int = 0
     process: Launched | None = field(default=None, repr=False)
+    # How its certificate is told for right, where it has one.
+    trust: ssl.SSLContext | None = field(default=None, repr=False)
 
     @property
     def host(self) -> str:
@@ -35,7 +38,7 @@ class Served:
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}"
+        return f"{'https' if self.trust else 'http'}://{self.host}"
 
     @property
     def log(self) -> str:
@@ -68,10 +71,15 @@ class Served:
             if self.process.poll() is not None:
                 break
             said = (self.data / "log").read_bytes()[before:].decode(errors="replace")
-            if found := re.search(r"listens on http://127\.0\.0\.1:(\d+)", said):
+            if found := re.search(r"listens on https?://127\.0\.0\.1:(\d+)", said):
                 self.port = int(found[1])
                 try:
-                    if httpx.get(f"{self.url}/readyz", timeout=2).status_code == 200:
+                    if (
+                        httpx.get(
+                            f"{self.url}/readyz", timeout=2, verify=self.trust or False
+                        ).status_code
+                        == 200
+                    ):
                         return
                 except httpx.TransportError:
                     pass
@@ -98,7 +106,7 @@ class Served:
 
     def client(self) -> httpx.Client:
         """Return a client whose requests go to this registry."""
-        return httpx.Client(base_url=self.url, timeout=60)
+        return httpx.Client(base_url=self.url, timeout=60, verify=self.trust or True)
 
 
 def digest_of(body: bytes, algorithm: str = "sha256") -> str:

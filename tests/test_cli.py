@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ociserver import __version__
-from ociserver.settings import Settings
+from ociserver.settings import SWITCH, Settings
 
 
 def lading(
@@ -54,7 +54,8 @@ def test_help_of_serve_names_every_setting_its_form_and_its_default() -> None:
     assert ended.returncode == 0
     said = " ".join(ended.stdout.split())
     for one in fields(Settings):
-        assert f"--{one.name.replace('_', '-')} {one.name.upper()}" in said
+        value = one.name.upper() if one.metadata["form"] is not SWITCH else "[OPEN]"
+        assert f"--{one.name.replace('_', '-')} {value}" in said
         assert f"(default: {one.metadata['form'].shown(one.default)})" in said
     assert "a whole number from 0 to 65535" in said
     assert "LADING_PORT" in said
@@ -106,7 +107,23 @@ def test_a_taken_port_is_said_before_anything_is_made(tmp_path: Path) -> None:
 
 
 def test_a_host_that_is_not_ours_is_named(tmp_path: Path) -> None:
-    assert "192.0.2.1:" in refusal("--host", "192.0.2.1", "--port", "0", cwd=tmp_path)
+    assert "192.0.2.1:" in refusal("--host", "192.0.2.1", "--port", "0", "--open", cwd=tmp_path)
+
+
+def test_open_to_others_is_only_who_is_told_to_be(tmp_path: Path) -> None:
+    for host in ("0.0.0.0", "::", "192.0.2.1", "registry.example"):
+        said = refusal("--host", host, "--port", "0", cwd=tmp_path)
+        assert f"without rules anyone who reaches {host} could do anything" in said
+        assert "--open" in said
+        assert not list(tmp_path.iterdir())
+
+
+def test_rules_that_cannot_be_used_are_refused_with_all_that_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "rules.toml").write_text("[[rule]]\nwho = 'bob'\nmay = 'fly'\non = '*'\n")
+    said = refusal("--rules", "rules.toml", cwd=tmp_path)
+    assert "rule 1, line 1: 'bob' in 'who'" in said
+    assert "rule 1, line 1: 'fly' in 'may'" in said
+    assert "cannot be read" in refusal("--rules", "none.toml", cwd=tmp_path)
 
 
 @pytest.mark.parametrize("where", ["a-file/catalog.db", "a-folder", "text", "/proc/lading/c.db"])

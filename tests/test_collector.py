@@ -136,7 +136,7 @@ def fill(tx: CatalogTx, graph: Graph) -> None:
         names = [digest(blob), *([digest(blob, "sha512")] if blob % 2 == 0 else [])]
         committed(tx, blob, *names, repository=parse_name("first"))
     for place, blob in graph.links:
-        tx.mount(REPOSITORIES[place], digest(blob), None, 1.0)
+        tx.mount(REPOSITORIES[place], digest(blob), parse_name("first"), 1.0)
     for blob in BLOBS:
         tx.unlink_blob(parse_name("first"), digest(blob))
     for number, node in enumerate(graph.nodes):

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ociserver.ports import StoredBlob
-from ociserver.web.redirect import Redirects, client_address
+from ociserver.web.forwarded import client_address
+from ociserver.web.redirect import Redirects
 
 PROXIES = [ip_network("10.0.0.0/8"), ip_network("fd00::/8")]
 _addresses = st.ip_addresses().filter(lambda each: not _is_proxy(each.compressed))

@@ -182,7 +182,7 @@ def granting(server: S3Server) -> Iterator[tuple[str, list[str]]]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Grant) as answering:
-        thread = threading.Thread(target=answering.serve_forever, daemon=True)
+        thread = threading.Thread(target=answering.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         try:
             yield f"http://127.0.0.1:{answering.server_port}", asked

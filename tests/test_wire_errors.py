@@ -28,8 +28,17 @@ SPEC_CODES = {
     "UNSUPPORTED",
     "TOOMANYREQUESTS",
 }
-ARGUMENTS: dict[str, object] = {"offset": 7, "size": 9, "allow": ("GET", "HEAD")}
+ARGUMENTS: dict[str, object] = {
+    "offset": 7,
+    "size": 9,
+    "allow": ("GET", "HEAD"),
+    "retry_after": 1.0,
+}
 SCOPE = {"type": "http", "method": "PATCH", "raw_path": b"/v2/a/blobs/uploads/0"}
+
+
+def challenge(error: errors.Unauthenticated, _scope: object) -> bytes:
+    return f"Bearer {error.scope}".encode()
 
 
 def kinds(parent: type[LadingError] = LadingError) -> list[type[LadingError]]:
@@ -63,7 +72,7 @@ def test_every_error_is_answered_with_its_row_in_the_spec_s_envelope(
     kind: type[LadingError],
 ) -> None:
     error = raised(kind)
-    status, headers, body = answer_to(error, SCOPE)
+    status, headers, body = answer_to(error, SCOPE, challenge)
     said = json.loads(body)["errors"]
     assert (status, said[0]["code"]) == WIRE[kind]
     assert 400 <= status < 600
@@ -78,7 +87,7 @@ def test_an_error_of_a_later_release_inherits_the_row_of_its_parent() -> None:
     class BlobQuarantined(errors.BlobUnknown):
         """Held back by a scanner."""
 
-    status, _, body = answer_to(BlobQuarantined("held back"), SCOPE)
+    status, _, body = answer_to(BlobQuarantined("held back"), SCOPE, challenge)
     assert (status, json.loads(body)["errors"][0]["code"]) == (404, "BLOB_UNKNOWN")
 
 
@@ -94,12 +103,14 @@ def test_an_error_of_a_later_release_inherits_the_row_of_its_parent() -> None:
         (errors.Unavailable(""), (b"retry-after", b"5")),
         (errors.UploadBusy(""), (b"retry-after", b"5")),
         (errors.StorageFull(""), (b"retry-after", b"5")),
+        (errors.TooManyRequests("", retry_after=1.2), (b"retry-after", b"2")),
+        (errors.Unauthenticated("", scope="x"), (b"www-authenticate", b"Bearer x")),
     ],
 )
 def test_an_error_carries_the_header_that_tells_how_to_go_on(
     error: LadingError, header: tuple[bytes, bytes]
 ) -> None:
-    _, headers, _ = answer_to(error, SCOPE)
+    _, headers, _ = answer_to(error, SCOPE, challenge)
     assert header in headers
 
 

@@ -43,6 +43,12 @@ _held_blobs = (
         blob_digest.c.digest.in_(bindparam("names", expanding=True)),
     )
 )
+_linked = (
+    select(repository_blob.c.blob_id)
+    .join(blob_digest, blob_digest.c.blob_id == repository_blob.c.blob_id)
+    .join(blob, blob.c.id == repository_blob.c.blob_id)
+    .where(blob_digest.c.digest == bindparam("digest"), blob.c.quarantined_at.is_(None))
+)
 _held_manifests = select(manifest.c.digest).where(
     manifest.c.repository_id == repository_named,
     manifest.c.digest.in_(bindparam("names", expanding=True)),
@@ -78,28 +84,26 @@ class BlobSql(SqlTransaction):
         return StoredBlob(key=row.key, size=row.size, linked_at=row.linked_at)
 
     def mount(
-        self,
-        repository: RepositoryName,
-        digest: Digest,
-        source: RepositoryName | None,
-        now: float,
+        self, repository: RepositoryName, digest: Digest, source: RepositoryName, now: float
     ) -> bool:
-        linked = (
-            select(repository_blob.c.blob_id)
-            .join(blob_digest, blob_digest.c.blob_id == repository_blob.c.blob_id)
-            .join(blob, blob.c.id == repository_blob.c.blob_id)
-            .where(blob_digest.c.digest == bindparam("digest"), blob.c.quarantined_at.is_(None))
-            .limit(1)
-        )
-        if source is not None:
-            linked = linked.where(repository_blob.c.repository_id == repository_named)
+        linked = _linked.where(repository_blob.c.repository_id == repository_named).limit(1)
         blob_id = self._db.execute(
-            linked, {"digest": digest, "repository": source} if source else {"digest": digest}
+            linked, {"digest": digest, "repository": source}
         ).scalar_one_or_none()
         if blob_id is None:
             return False
         self._link(repository, blob_id, now)
         return True
+
+    def holding(self, digest: Digest, limit: int) -> Sequence[RepositoryName]:
+        names = (
+            _linked.join(repository, repository.c.id == repository_blob.c.repository_id)
+            .with_only_columns(repository.c.name)
+            .order_by(repository.c.name)
+            .limit(limit)
+        )
+        found = self._db.execute(names, {"digest": digest}).scalars()
+        return [RepositoryName(name) for name in found]
 
     def renew_link(self, repository: RepositoryName, digest: Digest, now: float) -> bool:
         where = {"repository": repository, "digest": digest}

@@ -33,6 +33,8 @@ _CONNECTIONS = 16
 _CONNECT_SECONDS = 5.0
 # A statement that takes longer waits for something that will not come.
 _STATEMENT_SECONDS = 30.0
+# Who stands still in the middle of a transaction holds up all who want its locks.
+_IDLE_SECONDS = 30.0
 # Serialization failure and deadlock: the transaction did nothing and may be run again.
 _LOST = ("40001", "40P01")
 _DISK_FULL = "53100"
@@ -44,6 +46,7 @@ _BACKOFF_SECONDS = 0.004
 _BACKOFF_DOUBLINGS = 5
 _TURN = 0x1AD1_0001
 _MIGRATION = 0x1AD1_0002
+# 0x1AD1_0003 is held by who appends to the audit (migrations/versions/0004_access.py).
 
 
 class PostgresCatalog:
@@ -58,6 +61,8 @@ class PostgresCatalog:
             max_overflow=0,
             pool_timeout=_STATEMENT_SECONDS,
             isolation_level="SERIALIZABLE",
+            # The causes of failures are logged, and the parameters of these can be secrets.
+            hide_parameters=True,
         )
         self._reading = self._engine.execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
@@ -136,7 +141,10 @@ async def connect(url: str) -> asyncpg.Connection:
         url,
         timeout=_CONNECT_SECONDS,
         command_timeout=_STATEMENT_SECONDS,
-        server_settings={"application_name": "lading"},
+        server_settings={
+            "application_name": "lading",
+            "idle_in_transaction_session_timeout": f"{_IDLE_SECONDS * 1000:.0f}",
+        },
     )
 
 

@@ -1,4 +1,4 @@
-"""The catalog's tables: what bytes exist, who may see them, the graph over them, work in flight.
+"""The catalog's tables: what bytes exist, the graph over them, work in flight, access, the audit.
 
 One schema for SQLite and PostgreSQL; a change of it is a script in `migrations/versions`.
 `docs/storage.md` tells how to rescue data with it by hand.
@@ -121,6 +121,7 @@ upload = Table(
     Column("id", _text(), primary_key=True),
     Column("repository", _text(), nullable=False),
     Column("algorithm", _text(), nullable=False),
+    Column("owner", _text(), nullable=False, server_default="anyone"),
     Column("offset", BigInteger, nullable=False),
     Column("hash_state", LargeBinary),
     # What the blob store needs to go on with the object: multipart upload, parts, tail.
@@ -146,4 +147,62 @@ lease = Table(
     Column("name", _text(), primary_key=True),
     Column("owner", _text(), nullable=False),
     Column("until", Float, nullable=False),
+)
+
+# People and robots share their names. `groups` is a sorted list as JSON: nobody asks who is in one.
+principal = Table(
+    "principal",
+    metadata,
+    Column("name", _text(), primary_key=True),
+    Column("kind", _text(), nullable=False),
+    Column("groups", _text(), nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("disabled_at", Float, index=True),
+    # What was issued to it before then counts no more.
+    Column("tokens_from", Float, nullable=False, index=True),
+)
+
+credential = Table(
+    "credential",
+    metadata,
+    Column("id", _text(), primary_key=True),
+    Column("principal", ForeignKey("principal.name"), nullable=False, index=True),
+    Column("hash", _text(), nullable=False),
+    Column("ends_at", Float),
+)
+
+# `number` tells which was added last, whatever the clocks of those who add them say.
+signing_key = Table(
+    "signing_key",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("id", _text(), nullable=False, unique=True),
+    Column("private", LargeBinary, nullable=False),
+    Column("signs_from", Float, nullable=False),
+)
+
+refresh_token = Table(
+    "refresh_token",
+    metadata,
+    Column("hash", _text(), primary_key=True),
+    Column("family", _text(), nullable=False, index=True),
+    Column("principal", _text(), nullable=False),
+    Column("issued_at", Float, nullable=False),
+    Column("ends_at", Float, nullable=False, index=True),
+    Column("replaced_at", Float),
+)
+
+# Triggers refuse to change or delete a row. `detail` is JSON. A number is never given twice.
+audit_event = Table(
+    "audit_event",
+    metadata,
+    # AUTOINCREMENT is for INTEGER alone, which on SQLite has 64 bits anyway.
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("actor", _text(), nullable=False),
+    Column("action", _text(), nullable=False),
+    Column("subject", _text(), nullable=False),
+    Column("outcome", _text(), nullable=False),
+    Column("detail", _text(), nullable=False),
+    sqlite_autoincrement=True,
 )

@@ -180,6 +180,8 @@ def prepare_catalog(path: Path) -> None:
     """
     try:
         _make_folder(path.parent)
+        # It holds the keys that tokens are signed with. SQLite gives its other files the same mode.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         lock = _open_lock(path)
     except OSError as error:
         raise Unavailable(f"the catalog cannot be made at {path}: {error.strerror}") from error
@@ -214,7 +216,13 @@ def _exclusively(lock: int) -> Iterator[None]:
 
 
 def _engine(path: Path, begin: str) -> Engine:
-    engine = create_engine(f"sqlite+pysqlite:///{path}", pool_size=_READERS, max_overflow=0)
+    engine = create_engine(
+        f"sqlite+pysqlite:///{path}",
+        pool_size=_READERS,
+        max_overflow=0,
+        # The causes of failures are logged, and the parameters of these can be secrets.
+        hide_parameters=True,
+    )
 
     @event.listens_for(engine, "connect")
     def configure(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:

@@ -15,10 +15,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from ociserver.refs import RepositoryName
 from ociserver.storage.schema import (
     blob_digest,
+    credential,
     discarded,
     lease,
     manifest,
     pin,
+    principal,
     repository,
     repository_blob,
     tag,
@@ -37,7 +39,16 @@ class _Inserts:
 
     def __init__(self, dialect: str) -> None:
         made = {"sqlite": sqlite, "postgresql": postgresql}[dialect].insert
-        tables = (repository, manifest, tag, blob_digest, repository_blob, discarded, pin)
+        tables = (
+            repository,
+            manifest,
+            tag,
+            blob_digest,
+            repository_blob,
+            discarded,
+            pin,
+            principal,
+        )
         self.new = {table: made(table).on_conflict_do_nothing() for table in tables}
         link = made(repository_blob)
         self.link = link.on_conflict_do_update(
@@ -50,6 +61,11 @@ class _Inserts:
             index_elements=["name"],
             set_={"owner": taken.excluded.owner, "until": taken.excluded.until},
             where=(lease.c.until < bindparam("now")) | (lease.c.owner == taken.excluded.owner),
+        )
+        again = made(credential)
+        self.credential = again.on_conflict_do_update(
+            index_elements=["id"],
+            set_={name: again.excluded[name] for name in ("principal", "hash", "ends_at")},
         )
 
 

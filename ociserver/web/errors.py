@@ -7,6 +7,8 @@ code that every client of distribution already knows. Handlers raise; nothing el
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 
 from starlette.types import Scope
 
@@ -15,6 +17,7 @@ from ociserver.errors import LadingError
 from ociserver.upload import received_range
 
 Headers = list[tuple[bytes, bytes]]
+Challenge = Callable[[errors.Unauthenticated, Scope], bytes]
 
 WIRE: dict[type[LadingError], tuple[int, str]] = {
     errors.NameInvalid: (400, "NAME_INVALID"),
@@ -41,6 +44,9 @@ WIRE: dict[type[LadingError], tuple[int, str]] = {
     errors.RequestInvalid: (400, "UNSUPPORTED"),
     errors.RouteUnknown: (404, "UNSUPPORTED"),
     errors.MethodUnsupported: (405, "UNSUPPORTED"),
+    errors.Unauthenticated: (401, "UNAUTHORIZED"),
+    errors.Denied: (403, "DENIED"),
+    errors.TooManyRequests: (429, "TOOMANYREQUESTS"),
     errors.BodySlow: (408, "SIZE_INVALID"),
     errors.StorageFull: (507, "DENIED"),
     errors.Unavailable: (503, "TOOMANYREQUESTS"),
@@ -58,7 +64,7 @@ def envelope(code: str, message: str, detail: object = None) -> bytes:
     return json.dumps({"errors": [error]}).encode()
 
 
-def answer_to(error: LadingError, scope: Scope) -> tuple[int, Headers, bytes]:
+def answer_to(error: LadingError, scope: Scope, challenge: Challenge) -> tuple[int, Headers, bytes]:
     """Return status, headers and body for an error raised by the request of that scope."""
     status, code = next(WIRE[kind] for kind in type(error).__mro__ if kind in WIRE)
     body = envelope(code, error.message, error.detail)
@@ -66,6 +72,8 @@ def answer_to(error: LadingError, scope: Scope) -> tuple[int, Headers, bytes]:
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
     ]
+    if isinstance(error, errors.Unauthenticated):
+        headers.append((b"www-authenticate", challenge(error, scope)))
     return status, headers + _headers_of(error, scope), body
 
 
@@ -83,7 +91,13 @@ def _headers_of(error: LadingError, scope: Scope) -> Headers:
             return [(b"allow", b"GET, HEAD")]
         case errors.RangeUnsatisfiable():
             return [(b"content-range", b"bytes */%d" % error.size)]
-        case errors.Unavailable() | errors.UploadBusy() | errors.StorageFull():
-            return [(b"retry-after", b"%d" % _RETRY_AFTER_SECONDS)]
+        case (
+            errors.TooManyRequests()
+            | errors.Unavailable()
+            | errors.UploadBusy()
+            | errors.StorageFull()
+        ):
+            seconds = getattr(error, "retry_after", _RETRY_AFTER_SECONDS)
+            return [(b"retry-after", b"%d" % math.ceil(seconds))]
         case _:
             return []

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ociserver.errors import ClientGone, LadingError, RouteUnknown
 from ociserver.web.errors import answer_to, envelope
+from ociserver.web.guard import Guard
 from ociserver.web.headers import is_unchanged
 from ociserver.web.observe import AccessLog, Metrics
 from ociserver.web.protocol import HeadLimits, RequestHead
@@ -42,11 +43,12 @@ class _Exchange:
 class FrontDoor:
     """The outermost ASGI application."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - put together once, each part by its name
         self,
         app: ASGIApp,
         *,
         hot_manifest: HotManifest,
+        guard: Guard,
         metrics: Metrics,
         access_log: AccessLog | None,
         limits: HeadLimits,
@@ -54,6 +56,7 @@ class FrontDoor:
         self.limits = limits
         self._app = app
         self._hot_manifest = hot_manifest
+        self._guard = guard
         self._metrics = metrics
         self._access_log = access_log
         self._prefix = secrets.token_hex(6)
@@ -89,7 +92,7 @@ class FrontDoor:
         manifest at hand those would be most of the work.
         """
         found = self._hot_manifest(head.target)
-        if found is None:
+        if found is None or not self._guard.may_pull_hot(head, found.repository):
             return None
         started = time.perf_counter()
         request_id = f"{self._prefix}-{next(self._numbers):x}"
@@ -147,7 +150,7 @@ class FrontDoor:
     async def _refuse(
         self, error: LadingError, scope: Scope, send: Send, exchange: _Exchange
     ) -> None:
-        status, headers, body = answer_to(error, scope)
+        status, headers, body = answer_to(error, scope, self._guard.realm.challenge)
         if status >= _SERVER_FAULT:
             fields = {"request_id": exchange.id, "status": status, "path": scope["path"]}
             log.warning(str(error), extra={"fields": fields})

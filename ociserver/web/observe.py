@@ -62,6 +62,12 @@ class Metrics:
         self.overdue = Counter(
             "lading_connections_overdue", "Connections closed for keeping us waiting.", registry=own
         )
+        self._refused = Counter(
+            "lading_refused",
+            "Requests refused by a rule or a limit, and failed logins.",
+            ("reason",),
+            registry=own,
+        )
         self._collected = Counter(
             "lading_collected", "Rows that a collection took.", ("kind",), registry=own
         )
@@ -97,6 +103,10 @@ class Metrics:
             )
         children[0].inc()
         children[1].observe(seconds)
+
+    def refused(self, reason: str) -> None:
+        """Count a refusal: `denied`, `login`, `throttled`, `rate` or `uploads`."""
+        self._refused.labels(reason).inc()
 
     def collected(self, manifests: int, links: int, blobs: int, size: int) -> None:
         """Count what a collection took, now that it has ended."""

@@ -69,6 +69,11 @@ class RequestHead:
         lines = [value for name, value in self.headers if name == b"if-none-match"]
         return b",".join(lines).decode("latin-1") if lines else None
 
+    def authorization(self) -> bytes | None:
+        """Return the header of that name; lines that contradict each other are nobody's."""
+        lines = [value for name, value in self.headers if name == b"authorization"]
+        return b",".join(lines) if lines else None
+
 
 class _Refused(Exception):
     def __init__(self, status: int, message: str) -> None:

@@ -14,12 +14,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from ociserver.auth.rules import Action
 from ociserver.content import OCI_INDEX
 from ociserver.errors import ClientGone, Unavailable
 from ociserver.fresh import FreshCache
 from ociserver.ports import BlobReader, StoredBlob, StoredManifest
-from ociserver.refs import Digest, Reference, parse_name, parse_reference
+from ociserver.refs import Digest, Reference, RepositoryName, parse_name, parse_reference
 from ociserver.registry import RegistryReader
+from ociserver.web.guard import caller_of
 from ociserver.web.headers import (
     ByteRange,
     is_unchanged,
@@ -73,7 +75,7 @@ class Pull:
 
         async def render() -> ManifestAnswer:
             found = await self._reader.manifest(name, reference)
-            return ManifestAnswer(found, reference, self._reader.lifetime(found, reference))
+            return ManifestAnswer(name, found, reference, self._reader.lifetime(found, reference))
 
         target = request.scope["raw_path"]
         warning: Headers = []
@@ -129,9 +131,12 @@ class Pull:
         )
 
     async def catalog(self, request: Request) -> Response:
-        """`_catalog`: repositories that hold a manifest, in byte order, by pages."""
+        """`_catalog`: what holds a manifest and may be pulled from, in byte order, by pages."""
         page = parse_page(*_paging(request), maximum=self._page_limit)
-        found = await self._reader.repositories(page.last, page.limit + 1)
+        rights = caller_of(request).rights
+        found = await self._reader.repositories(
+            page.last, page.limit + 1, lambda name: rights.allow(Action.PULL, name)
+        )
         shown = found[: page.limit]
         return _page(request, {"repositories": list(shown)}, shown, more=len(found) > len(shown))
 
@@ -187,9 +192,25 @@ class ManifestAnswer:
     `lifetime` is for how many seconds it may be given to them.
     """
 
-    __slots__ = ("body", "etag", "head", "headers", "lifetime", "validator_head", "validators")
+    __slots__ = (
+        "body",
+        "etag",
+        "head",
+        "headers",
+        "lifetime",
+        "repository",
+        "validator_head",
+        "validators",
+    )
 
-    def __init__(self, found: StoredManifest, reference: Reference, lifetime: float) -> None:
+    def __init__(
+        self,
+        repository: RepositoryName,
+        found: StoredManifest,
+        reference: Reference,
+        lifetime: float,
+    ) -> None:
+        self.repository = repository
         self.lifetime = lifetime
         digest = found.digest.encode()
         self.etag = f'"{found.digest}"'

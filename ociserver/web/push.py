@@ -21,6 +21,7 @@ from ociserver.registry import Pushed, RegistryWriter
 from ociserver.sessions import Body, Uploads
 from ociserver.upload import UploadSession, parse_chunk, received_range
 from ociserver.web.body import Pace, RequestBody
+from ociserver.web.guard import caller_of
 from ociserver.web.observe import Metrics
 
 log = logging.getLogger("lading.web")
@@ -52,18 +53,19 @@ class Push:
     async def begin_upload(self, request: Request) -> Response:
         """end-4a, end-4b, end-4c, end-11: open a session, or have the blob at once."""
         name = parse_name(request.path_params["name"])
-        query = request.query_params
+        query, caller = request.query_params, caller_of(request)
         if mounted := query.get("mount"):
             digest = Digest.parse(mounted)
             source = parse_name(query["from"]) if query.get("from") else None
-            if await self._writer.mount(name, digest, source):
+            if await self._writer.mount(name, digest, source, caller.may_mount_from):
                 return _created(f"/v2/{name}/blobs/{digest}", digest)
         elif wanted := query.get("digest"):
             digest = Digest.parse(wanted)
-            await self._uploads.receive_whole(name, digest, self._body(request))
+            owner = caller.principal.name
+            await self._uploads.receive_whole(name, digest, self._body(request), owner)
             return _created(f"/v2/{name}/blobs/{digest}", digest)
         algorithm = parse_algorithm(query.get("digest-algorithm", "sha256"))
-        return _progress(202, await self._uploads.begin(name, algorithm))
+        return _progress(202, await self._uploads.begin(name, algorithm, caller.principal.name))
 
     async def append(self, request: Request) -> Response:
         """end-5: a chunk, or a stream without Content-Range."""

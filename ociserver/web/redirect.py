@@ -7,12 +7,9 @@ Authorization to another host. The URL is absolute and short-lived; Range is the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from ociserver.ports import Presign, StoredBlob
-
-Network = IPv4Network | IPv6Network
-Address = IPv4Address | IPv6Address
+from ociserver.web.forwarded import Network, client_address, is_in
 
 
 class Redirects:
@@ -39,25 +36,6 @@ class Redirects:
         if stored.size < self._least_bytes:
             return None
         client = client_address(peer, forwarded, self._proxies)
-        if client is None or _is_in(client, self._streamed):
+        if client is None or is_in(client, self._streamed):
             return None
         return await self._presign(stored.key)
-
-
-def client_address(peer: str, forwarded: str, proxies: Sequence[Network]) -> Address | None:
-    """Return the nearest address on the way to the client that is no proxy of ours."""
-    way = [*(part.strip() for part in forwarded.split(",") if part.strip()), peer]
-    found: Address | None = None
-    for text in reversed(way):
-        try:
-            found = ip_address(text)
-        except ValueError:
-            return None
-        if not _is_in(found, proxies):
-            return found
-    return found
-
-
-def _is_in(address: Address, networks: Sequence[Network]) -> bool:
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return any((mapped or address) in network for network in networks)

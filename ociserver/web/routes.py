@@ -1,4 +1,5 @@
-"""The endpoint table: every path the registry answers, in the order it is tried.
+"""The endpoint table: every path the registry answers, in the order it is tried, and the right that
+each method needs.
 
 A path that stands here and a method that does not is 405 with Allow; a path that does not is 404.
 Names are matched loosely and parsed in the handler, so that a bad one is NAME_INVALID.
@@ -7,57 +8,85 @@ Names are matched loosely and parsed in the handler, so that a bad one is NAME_I
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from enum import Enum
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from ociserver.auth.rules import Action
 from ociserver.errors import MethodUnsupported, NameInvalid, RouteUnknown
+from ociserver.web.guard import TOKEN_PATH, Guard
 from ociserver.web.pull import Pull
 from ociserver.web.push import Push
 from ociserver.web.service import Service
+from ociserver.web.tokens import TokenDoor
+
+_UPLOADS = frozenset({"upload", "upload_begin"})
+_BRINGS_BYTES = frozenset({"POST", "PATCH", "PUT"})
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def routes(pull: Pull, push: Push, service: Service) -> list[Route]:
-    """Return the table."""
-    begin: dict[str, Handler] = {"POST": push.begin_upload}
-    return [
-        _route("/v2/", "version", {"GET": service.version}),
-        _route("/v2", "version", {"GET": service.version}),
-        _route("/v2/_catalog", "catalog", {"GET": pull.catalog}),
-        _route("/v2/_oci/ext/discover", "discover", {"GET": service.discover}),
-        _route("/v2/{name:path}/_oci/ext/discover", "discover", {"GET": service.discover}),
-        _route("/v2/{name:path}/blobs/uploads/", "upload_begin", begin),
-        _route("/v2/{name:path}/blobs/uploads", "upload_begin", begin),
-        _route(
-            "/v2/{name:path}/blobs/uploads/{upload}",
-            "upload",
-            {
-                "GET": push.status,
-                "PATCH": push.append,
-                "PUT": push.finish,
-                "DELETE": push.cancel,
-            },
-        ),
-        _route(
-            "/v2/{name:path}/blobs/{digest}",
-            "blob",
-            {"GET": pull.blob, "DELETE": push.delete_blob},
-        ),
-        _route(
-            "/v2/{name:path}/manifests/{reference}",
-            "manifest",
-            {"GET": pull.manifest, "PUT": push.put_manifest, "DELETE": push.delete_manifest},
-        ),
-        _route("/v2/{name:path}/tags/list", "tags", {"GET": pull.tags}),
-        _route("/v2/{name:path}/referrers/{digest}", "referrers", {"GET": pull.referrers}),
-        _route("/healthz", "health", {"GET": service.alive}),
-        _route("/readyz", "ready", {"GET": service.ready}),
-        _route("/metrics", "metrics", {"GET": service.metrics}),
+class For(Enum):
+    """Whom a method is for where it needs no right in a repository."""
+
+    ANYONE = "anyone"
+    STRANGERS = "anyone, at a bounded rate"
+    THE_KNOWN = "those who say who they are"
+
+
+Doors = Mapping[str, tuple[Handler, Action | For]]
+
+
+def routes(
+    guard: Guard, pull: Pull, push: Push, service: Service, tokens: TokenDoor | None
+) -> list[Route]:
+    """Return the table. A registry without rules has no tokens."""
+    version: Doors = {"GET": (service.version, For.THE_KNOWN)}
+    discover: Doors = {"GET": (service.discover, For.THE_KNOWN)}
+    begin: Doors = {"POST": (push.begin_upload, Action.PUSH)}
+    upload: Doors = {
+        "GET": (push.status, Action.PUSH),
+        "PATCH": (push.append, Action.PUSH),
+        "PUT": (push.finish, Action.PUSH),
+        # podman cancels with a token that may push and not delete.
+        "DELETE": (push.cancel, Action.PUSH),
+    }
+    blob: Doors = {
+        "GET": (pull.blob, Action.PULL),
+        "DELETE": (push.delete_blob, Action.DELETE),
+    }
+    manifest: Doors = {
+        "GET": (pull.manifest, Action.PULL),
+        "PUT": (push.put_manifest, Action.PUSH),
+        "DELETE": (push.delete_manifest, Action.DELETE),
+    }
+    table: list[tuple[str, str, Doors]] = [
+        ("/v2/", "version", version),
+        ("/v2", "version", version),
+        ("/v2/_catalog", "catalog", {"GET": (pull.catalog, For.THE_KNOWN)}),
+        ("/v2/_oci/ext/discover", "discover", discover),
+        ("/v2/{name:path}/_oci/ext/discover", "discover", {"GET": (service.discover, Action.PULL)}),
+        ("/v2/{name:path}/blobs/uploads/", "upload_begin", begin),
+        ("/v2/{name:path}/blobs/uploads", "upload_begin", begin),
+        ("/v2/{name:path}/blobs/uploads/{upload}", "upload", upload),
+        ("/v2/{name:path}/blobs/{digest}", "blob", blob),
+        ("/v2/{name:path}/manifests/{reference}", "manifest", manifest),
+        ("/v2/{name:path}/tags/list", "tags", {"GET": (pull.tags, Action.PULL)}),
+        ("/v2/{name:path}/referrers/{digest}", "referrers", {"GET": (pull.referrers, Action.PULL)}),
+        ("/healthz", "health", {"GET": (service.alive, For.ANYONE)}),
+        ("/readyz", "ready", {"GET": (service.ready, For.ANYONE)}),
+        ("/metrics", "metrics", {"GET": (service.metrics, For.ANYONE)}),
     ]
+    if tokens is not None:
+        asking: Doors = {"GET": (tokens.get, For.STRANGERS), "POST": (tokens.post, For.STRANGERS)}
+        table += [
+            (TOKEN_PATH, "token", asking),
+            ("/.well-known/jwks.json", "keys", {"GET": (tokens.keys, For.STRANGERS)}),
+        ]
+    return [Route(path, Endpoint(label, doors, guard)) for path, label, doors in table]
 
 
 async def nothing_here(scope: Scope, _receive: Receive, _send: Send) -> None:
@@ -68,25 +97,32 @@ async def nothing_here(scope: Scope, _receive: Receive, _send: Send) -> None:
     raise RouteUnknown("nothing lives at this path")
 
 
-def _route(path: str, label: str, handlers: Mapping[str, Handler]) -> Route:
-    return Route(path, _Endpoint(label, handlers))
-
-
-class _Endpoint:
+class Endpoint:
     """One path. GET answers HEAD; `label` names it in the metrics."""
 
-    def __init__(self, label: str, handlers: Mapping[str, Handler]) -> None:
-        self._label = label
-        self._handlers = dict(handlers)
-        if "GET" in handlers:
-            self._handlers["HEAD"] = handlers["GET"]
+    def __init__(self, label: str, doors: Doors, guard: Guard) -> None:
+        self.label = label
+        self.doors = dict(doors)
+        if "GET" in doors:
+            self.doors["HEAD"] = doors["GET"]
+        self._guard = guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["lading.endpoint"] = self._label
-        handler = self._handlers.get(scope["method"])
-        if handler is None:
+        scope["lading.endpoint"] = self.label
+        door = self.doors.get(scope["method"])
+        if door is None:
             raise MethodUnsupported(
-                f"{scope['method']} is not for this path", allow=tuple(sorted(self._handlers))
+                f"{scope['method']} is not for this path", allow=tuple(sorted(self.doors))
             )
-        response = await handler(Request(scope, receive, send))
+        handler, need = door
+        if need is For.STRANGERS:
+            self._guard.count(scope)
+        elif need is not For.ANYONE:
+            action = need if isinstance(need, Action) else None
+            scope["lading.caller"] = await self._guard.admit(scope, action)
+        if self.label in _UPLOADS and scope["method"] in _BRINGS_BYTES:
+            with self._guard.uploading(scope):
+                response = await handler(Request(scope, receive, send))
+        else:
+            response = await handler(Request(scope, receive, send))
         await response(scope, receive, send)

@@ -282,13 +282,16 @@ class CatalogContract:
     def test_a_blob_is_seen_only_through_a_repository_that_links_it(self, make: Make) -> None:
         def change(tx: CatalogTx) -> None:
             committed(tx, 1)
-            assert not tx.mount(OTHER, digest(2), None, 5.0)
+            assert not tx.mount(OTHER, digest(2), REPO, 5.0)
             assert not tx.mount(OTHER, digest(1), parse_name("absent"), 5.0)
             assert not tx.repository_exists(OTHER)
             assert tx.blob(OTHER, digest(1)) is None
             assert tx.mount(OTHER, digest(1), REPO, 5.0)
             assert tx.mount(OTHER, digest(1), REPO, 5.0)
-            assert tx.mount(parse_name("third"), digest(1), None, 5.0)
+            assert tx.mount(parse_name("third"), digest(1), OTHER, 5.0)
+            assert tx.holding(digest(1), 9) == [REPO, OTHER, "third"]
+            assert tx.holding(digest(1), 2) == [REPO, OTHER]
+            assert tx.holding(digest(2), 9) == []
             tx.unlink_blob(REPO, digest(1))
             tx.unlink_blob(REPO, digest(1))
             assert not tx.mount(REPO, digest(1), REPO, 5.0)

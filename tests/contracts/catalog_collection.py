@@ -253,7 +253,7 @@ class CollectionContract:
 
         def look(tx: CatalogTx) -> list[str]:
             assert spare(tx, 7.0) == []
-            assert not tx.mount(OTHER, digest(1, "sha512"), None, 1.0)
+            assert not tx.holding(digest(1, "sha512"), 9)
             return spare(tx, 7.5)
 
         assert after(make, change, look) == [key(1)]
@@ -264,7 +264,7 @@ class CollectionContract:
                 committed(tx, number)
                 for repository in (REPO, OTHER, parse_name("third")):
                     put(tx, number, repository, blobs=children(2, number))
-                    tx.mount(repository, digest(number), None, 5.0)
+                    tx.mount(repository, digest(number), REPO, 5.0)
 
         def look(tx: CatalogTx) -> list[int]:
             counts = []

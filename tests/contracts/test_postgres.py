@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import asyncpg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from ociserver.auth.records import ACCESS
 from ociserver.errors import Unavailable
 from ociserver.ports import Catalog, CatalogTx
 from ociserver.refs import parse_tag
 from ociserver.storage.postgres import PostgresCatalog, check, migrate
 from ociserver.storage.schema import metadata
 from ociserver.storage.sqlite import prepare_catalog
-from tests.contracts.catalog import REPO, Make, digest, put, settled, told
+from tests.contracts.catalog import REPO, V1, Make, digest, move, put, settled, told, until
+from tests.contracts.catalog_access import AccessContract, RawSql, event, refresh, subjects
 from tests.contracts.catalog_collection import CollectionContract
 from tests.contracts.catalog_sharing import SharedCatalogContract
 from tests.postgres import PostgresServer
@@ -34,13 +38,83 @@ def url(postgres: PostgresServer) -> str:
     return found
 
 
-class TestPostgres(SharedCatalogContract, CollectionContract):
+class TestPostgres(SharedCatalogContract, CollectionContract, AccessContract):
     @pytest.fixture
     def make(self, url: str) -> Make:
         async def make() -> Catalog:
             return PostgresCatalog(url)
 
         return make
+
+    @pytest.fixture
+    def raw(self, postgres: PostgresServer, url: str) -> RawSql:
+        return partial(postgres.run, database=url.rpartition("/")[2])
+
+    def test_the_audit_cannot_be_emptied(self, make: Make, raw: RawSql) -> None:
+        with pytest.raises(asyncpg.PostgresError, match="append-only"):
+            raw("TRUNCATE audit_event")
+
+    def test_an_event_is_seen_only_after_all_of_lower_numbers(self, make: Make, url: str) -> None:
+        async def story(catalog: Catalog) -> None:
+            slow = await asyncpg.connect(url)
+            try:
+                await slow.execute(f"BEGIN; {_RAW_EVENT}")
+                writing = asyncio.create_task(catalog.write(lambda tx: tx.record([event(1)])))
+                waits = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+                while not writing.done() and not await slow.fetch(waits):
+                    pass
+                assert await catalog.read(lambda tx: tx.events(0, 9)) == []
+                await slow.execute(f"{_RAW_EVENT}; COMMIT")
+                await writing
+            finally:
+                await slow.close()
+            found = await catalog.read(lambda tx: tx.events(0, 9))
+            assert subjects(found) == ["slow", "slow", "a/b:v1"]
+
+        told(make, story)
+
+    def test_who_stands_still_in_a_transaction_is_put_out_of_it(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def stall(tx: CatalogTx) -> None:
+            tx.record([event(1)])
+            time.sleep(0.5)
+            tx.record([event(2)])
+
+        async def story(catalog: Catalog) -> None:
+            with pytest.raises(Unavailable):
+                await catalog.write(stall)
+            await catalog.write(lambda tx: tx.record([event(3)]))
+            found = await catalog.read(lambda tx: tx.events(0, 9))
+            assert subjects(found) == ["a/b:v3"]
+
+        monkeypatch.setattr("ociserver.storage.postgres._IDLE_SECONDS", 0.1)
+        told(make, story)
+
+    def test_what_no_worker_keeps_is_no_news(self, make: Make) -> None:
+        async def story(one: Catalog, two: Catalog) -> None:
+            def change(tx: CatalogTx) -> None:
+                tx.add_refresh_token(refresh(1))
+                tx.replace_refresh_token(refresh(1).hash, 5.0)
+                tx.drop_refresh_family("f")
+                tx.drop_signing_keys(["absent"])
+                tx.end_credentials("absent", 5.0)
+                tx.record([event(1)])
+                tx.delete_tag(REPO, V1)
+
+            await one.write(partial(move, tag=V1))
+            heard = await settled(two)
+            before = two.generation(ACCESS)
+            await one.write(change)
+            # All that one write tells is heard at once.
+            await until(lambda: two.generation(REPO) != heard)
+            assert two.generation(ACCESS) == before
+
+        told(make, story, workers=2)
+
+
+_RAW_EVENT = """INSERT INTO audit_event (at, actor, action, subject, outcome, detail)
+    VALUES (0, '', '', 'slow', 'done', '{}')"""
 
 
 def differences(connection: Connection) -> list[object]:

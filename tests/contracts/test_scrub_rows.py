@@ -116,18 +116,15 @@ def test_a_quarantined_blob_is_unknown_to_readers_mounts_and_manifests(make: Mak
         assert list(tx.quarantined(60.0, 9, [])) == list(tx.quarantined(99.0, 9, [key(1)])) == []
 
     def mounted(tx: CatalogTx) -> list[bool]:
-        return [
-            tx.mount(THIRD, digest(number), source, 6.0)
-            for number in (1, 2)
-            for source in (REPO, None)
-        ]
+        holding = [bool(tx.holding(digest(number), 9)) for number in (1, 2)]
+        return [*holding, *(tx.mount(THIRD, digest(number), REPO, 6.0) for number in (1, 2))]
 
     after(make, change, look)
 
     async def story(catalog: Catalog) -> list[bool]:
         return await catalog.write(mounted)
 
-    assert told(make, story) == [False, False, True, True]
+    assert told(make, story) == [False, True, False, True]
 
 
 def test_a_lifted_quarantine_leaves_the_blob_as_it_was(make: Make) -> None:

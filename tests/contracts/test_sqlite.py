@@ -17,17 +17,48 @@ from ociserver.refs import parse_tag
 from ociserver.storage.revisions import REVISION
 from ociserver.storage.sqlite import SqliteCatalog, prepare_catalog
 from tests.contracts.catalog import REPO, Make, begun, digest, put, told
+from tests.contracts.catalog_access import AccessContract, RawSql, event
 from tests.contracts.catalog_collection import CollectionContract
 from tests.contracts.catalog_sharing import SharedCatalogContract
 
 
-class TestSqlite(SharedCatalogContract, CollectionContract):
+class TestSqlite(SharedCatalogContract, CollectionContract, AccessContract):
     @pytest.fixture
     def make(self, tmp_path: Path) -> Make:
         async def make() -> Catalog:
             return SqliteCatalog(tmp_path / "catalog" / "catalog.db")
 
         return make
+
+    @pytest.fixture
+    def raw(self, tmp_path: Path) -> RawSql:
+        def run(statement: str) -> None:
+            database = sqlite3.connect(tmp_path / "catalog" / "catalog.db")
+            try:
+                with database:
+                    database.execute(statement)
+            finally:
+                database.close()
+
+        return run
+
+    @pytest.mark.parametrize("how", ["INSERT OR REPLACE", "REPLACE", "UPDATE OR REPLACE"])
+    def test_nothing_takes_the_place_of_an_event(self, make: Make, raw: RawSql, how: str) -> None:
+        values = (
+            "audit_event SET number = 2 WHERE number = 1"
+            if how.startswith("UPDATE")
+            else "INTO audit_event VALUES (1, 0.0, 'nobody', '', '', 'done', '{}')"
+        )
+
+        async def story(catalog: Catalog) -> None:
+            await catalog.write(lambda tx: tx.record([event(1), event(2)]))
+            before = await catalog.read(lambda tx: tx.events(0, 9))
+            assert [each.number for each in before] == [1, 2]
+            with pytest.raises(sqlite3.DatabaseError, match="append-only"):
+                raw(f"{how} {values}")
+            assert await catalog.read(lambda tx: tx.events(0, 9)) == before
+
+        told(make, story)
 
 
 def push_tags(path: Path, worker: int) -> None:
@@ -89,11 +120,13 @@ def test_a_catalog_from_before_there_were_revisions_is_taken_up(tmp_path: Path) 
     path = tmp_path / "catalog.db"
     push_tags(path, 0)
     with sqlite3.connect(path) as database:
-        for table in ("alembic_version", "lease", "pin"):
+        access = ("credential", "principal", "signing_key", "refresh_token", "audit_event")
+        for table in ("alembic_version", "lease", "pin", *access):
             database.execute(f"DROP TABLE {table}")
         database.execute("DROP INDEX ix_blob_checked_at")
         for column in (
             "upload.store_state",
+            "upload.owner",
             "discarded.store_state",
             "blob.checked_at",
             "blob.quarantined_at",
@@ -177,3 +210,11 @@ def test_a_write_that_breaks_the_schema_is_undone_and_the_next_one_goes_on(
         assert await catalog.read(lambda tx: tx.manifest(REPO, digest(2))) is not None
 
     told(make, story)
+
+
+def test_nobody_else_may_read_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.db"
+    push_tags(path, 0)
+    modes = {each.name: each.stat().st_mode & 0o777 for each in tmp_path.glob("catalog.db*")}
+    modes.pop("catalog.db-lock")
+    assert set(modes.values()) == {0o600}

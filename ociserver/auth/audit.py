@@ -1,0 +1,78 @@
+"""Events on their way into the audit: written together, in the order they happened.
+
+A refusal must not cost more than what it refuses, so events wait for each other in memory for a
+moment. Their number is bounded: what finds no room is counted, and the count is an event itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from dataclasses import replace
+
+from ociserver.auth.records import AuditEvent
+from ociserver.errors import LadingError
+from ociserver.ports import Catalog
+
+log = logging.getLogger("lading.audit")
+
+_WAITING = 10_000
+_BATCH = 500
+
+
+class Audit:
+    """The way into the audit for what the server itself sees: refusals, failures, new rules."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._waiting: deque[AuditEvent] = deque()
+        self._lost = 0
+
+    def note(self, event: AuditEvent) -> None:
+        """Have it recorded within a second or so. It is in the log at once."""
+        event = replace(event, actor=_text(event.actor), subject=_text(event.subject))
+        fields = {
+            "actor": event.actor,
+            "action": event.action,
+            "subject": event.subject,
+            "outcome": event.outcome,
+            **event.detail,
+        }
+        log.info("audit", extra={"fields": fields})
+        if len(self._waiting) >= _WAITING:
+            self._lost += 1
+        else:
+            self._waiting.append(event)
+
+    async def flush(self) -> None:
+        """Record what waits; where the catalog is away it goes on waiting. Raises nothing."""
+        while self._waiting or self._lost:
+            batch = [self._waiting[number] for number in range(min(_BATCH, len(self._waiting)))]
+            lost = self._lost
+            if lost:
+                batch.append(_of_lost(lost))
+            try:
+                await self._catalog.write(lambda tx, batch=batch: tx.record(batch))  # type: ignore[misc]
+            except LadingError as error:
+                log.warning("the audit waits", extra={"fields": {"reason": error.message}})
+                return
+            self._lost -= lost
+            for _ in range(len(batch) - bool(lost)):
+                self._waiting.popleft()
+
+
+def _text(text: str) -> str:
+    """Return what any database keeps, of what somebody sent as a name."""
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\0")
+
+
+def _of_lost(count: int) -> AuditEvent:
+    return AuditEvent(
+        at=time.time(),
+        actor="lading",
+        action="audit",
+        subject="",
+        outcome="failed",
+        detail={"events_lost": count},
+    )

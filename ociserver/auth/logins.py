@@ -1,0 +1,122 @@
+"""Logins: a name and a secret become a principal, or an audited refusal.
+
+A person's password, a robot's key, or a workload's token in the place of the password.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+from ociserver.auth.attempts import Attempts, Patience
+from ociserver.auth.audit import Audit
+from ociserver.auth.passwords import Passwords
+from ociserver.auth.principals import Principal, is_name
+from ociserver.auth.records import AuditEvent, Credential, StoredPrincipal
+from ociserver.errors import TooManyRequests, Unauthenticated
+from ociserver.ports import Catalog
+
+# One address may stand for many people: it may fail this many times as often as one name from it.
+_ADDRESS_SHARE = 10
+# The JSON of a JWT's header begins with a brace and a quote: so does its base64.
+_JWT_START = "eyJ"
+_JWT_DOTS = 2
+
+
+class WorkloadIdentity(Protocol):
+    """Who a token of another issuer speaks for."""
+
+    async def principal(self, token: str) -> Principal:
+        """Return the workload. Raises Unauthenticated."""
+
+
+class Logins:
+    """Every way in that begins with a secret."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        audit: Audit,
+        workloads: WorkloadIdentity,
+        *,
+        patience: Patience,
+        refused: Callable[[str], None],
+    ) -> None:
+        self._catalog = catalog
+        self._audit = audit
+        self._workloads = workloads
+        self._passwords = Passwords()
+        self._by_name = Attempts(patience)
+        more = patience.failures * _ADDRESS_SHARE
+        self._by_address = Attempts(replace(patience, failures=more))
+        self._refused = refused
+
+    async def authenticate(self, name: str, secret: str, address: str) -> Principal:
+        """Return who this is. Raises Unauthenticated, TooManyRequests, Unavailable."""
+        key, now = (name, address), time.monotonic()
+        wait = max(self._by_name.wait(key, now), self._by_address.wait(address, now))
+        if wait:
+            self._refused("throttled")
+            raise TooManyRequests("too many failed logins", retry_after=wait)
+        try:
+            principal = await self._authenticate(name, secret)
+        except Unauthenticated as error:
+            self._refused("login")
+            now = time.monotonic()
+            self._by_name.failed(key, now)
+            self._by_address.failed(address, now)
+            self._audit.note(
+                AuditEvent(
+                    at=time.time(),
+                    actor=name if is_name(name) else "unknown",
+                    action="login",
+                    subject=address,
+                    outcome="failed",
+                    detail={"reason": error.message},
+                )
+            )
+            raise
+        self._by_name.succeeded(key)
+        return principal
+
+    async def by_basic(self, credentials: str, address: str) -> Principal:
+        """Return whose Basic credentials these are. Raises as `authenticate` does."""
+        return await self.authenticate(*_basic(credentials), address)
+
+    async def _authenticate(self, name: str, secret: str) -> Principal:
+        if secret.startswith(_JWT_START) and secret.count(".") == _JWT_DOTS:
+            return await self._workloads.principal(secret)
+        now = time.time()
+        found: StoredPrincipal | None = None
+        stored: list[Credential] = []
+        if is_name(name):
+            found, stored = await self._catalog.read(
+                lambda tx: (tx.principal(name), list(tx.credentials(name, now)))
+            )
+        # One comparison at least, whoever asks: how long it takes tells nothing.
+        hashes: list[str | None] = [each.hash for each in stored] or [None]
+        matched = False
+        for each in hashes:
+            matched = matched or await self._passwords.match(secret, each)
+        if not matched or found is None or found.disabled_at is not None:
+            raise Unauthenticated("no such name, or not this secret")
+        return Principal(found.full_name, found.groups)
+
+    def close(self) -> None:
+        """Release the threads."""
+        self._passwords.close()
+
+
+def _basic(text: str) -> tuple[str, str]:
+    """Return name and secret of the credentials (RFC 7617). Raises Unauthenticated."""
+    try:
+        name, colon, secret = base64.b64decode(text, validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError) as error:
+        raise Unauthenticated("the Basic credentials are not base64 of UTF-8") from error
+    if not colon:
+        raise Unauthenticated("the Basic credentials have no colon")
+    return name, secret

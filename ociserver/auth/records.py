@@ -1,0 +1,159 @@
+"""What the catalog keeps of access: principals and their secrets, keys, refresh tokens, the audit.
+
+`ports.CatalogTx` has these rows; like every port, the docstrings are the contract that
+`tests/contracts/` runs against both databases. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from ociserver.refs import RepositoryName
+
+Kind = Literal["user", "robot"]
+
+# What `ports.Catalog.generation` is asked with to learn of changes to principals and keys: no
+# repository can have this name.
+ACCESS = RepositoryName("/access")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredPrincipal:
+    """A person or a robot. `name` is what they log in with, alone among both kinds.
+
+    Nothing that was issued before `tokens_from` is taken from them any more. Times are seconds
+    since the epoch.
+    """
+
+    name: str
+    kind: Kind
+    groups: frozenset[str] = frozenset()
+    disabled_at: float | None = None
+    tokens_from: float = 0.0
+
+    @property
+    def full_name(self) -> str:
+        """What rules and the audit call it: `user:ann`."""
+        return f"{self.kind}:{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credential:
+    """A secret's hash: of a password, slow (argon2, bcrypt); of a robot's key, sha256."""
+
+    id: str
+    principal: str
+    hash: str = field(repr=False)
+    ends_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SigningKey:
+    """A key that signs tokens from `signs_from` until the next one does.
+
+    `private` is PKCS #8, PEM; it is in no representation, as these end up in logs.
+    """
+
+    id: str
+    private: bytes = field(repr=False)
+    signs_from: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefreshToken:
+    """A refresh token, by the sha256 of it in hex. `family` is the login that it comes from."""
+
+    hash: str
+    family: str
+    principal: str
+    issued_at: float
+    ends_at: float
+    replaced_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEvent:
+    """Something that was done, or refused, by whom. `number` is the catalog's and grows."""
+
+    at: float
+    actor: str
+    action: str
+    subject: str
+    outcome: Literal["done", "denied", "failed"]
+    detail: Mapping[str, object] = field(default_factory=dict)
+    number: int = 0
+
+
+class PrincipalRows(Protocol):
+    """People and robots, and what they prove themselves with. Changes are news of `ACCESS`."""
+
+    def add_principal(self, principal: StoredPrincipal, now: float) -> bool:
+        """Record it; False where its name is taken, by either kind."""
+
+    def principal(self, name: str) -> StoredPrincipal | None:
+        """Return the principal of this name."""
+
+    def principals(self, after: str, limit: int) -> Sequence[StoredPrincipal]:
+        """Return principals by name, after the one."""
+
+    def change_principal(self, principal: StoredPrincipal) -> bool:
+        """Record its groups, `disabled_at` and `tokens_from`; False where there is none."""
+
+    def cut_off(self, since: float) -> Mapping[str, float]:
+        """Return whom tokens are refused that were issued before a time, by full name.
+
+        Those disabled, with an infinite time, and those whose `tokens_from` is at `since` or later.
+        """
+
+    def add_credential(self, credential: Credential) -> None:
+        """Record it, in place of an earlier one of the same id."""
+
+    def credentials(self, principal: str, now: float) -> Sequence[Credential]:
+        """Return those of this name that have not ended."""
+
+    def end_credentials(self, principal: str, at: float) -> None:
+        """Let those of this name that would last longer end then."""
+
+
+class TokenRows(Protocol):
+    """Keys that sign tokens, and refresh tokens. Keys are news of `ACCESS`."""
+
+    def signing_keys(self) -> Sequence[SigningKey]:
+        """Return all, the newest first: the one that was added last."""
+
+    def add_signing_key(self, key: SigningKey, newest: str | None) -> bool:
+        """Record it; False unless `newest` is still the id of the newest (None: there is none)."""
+
+    def drop_signing_keys(self, ids: Sequence[str]) -> None:
+        """Forget these: nothing that they signed is taken any more."""
+
+    def add_refresh_token(self, token: RefreshToken) -> None:
+        """Record it."""
+
+    def refresh_token(self, token_hash: str) -> RefreshToken | None:
+        """Return the refresh token of this hash."""
+
+    def replace_refresh_token(self, token_hash: str, now: float) -> bool:
+        """Record that another was given for it; False where that, or the end of it, came before."""
+
+    def drop_refresh_family(self, family: str) -> None:
+        """Forget all that came of one login."""
+
+    def drop_refresh_tokens_ended(self, before: float) -> None:
+        """Forget what ended before that."""
+
+
+class AuditRows(Protocol):
+    """The audit: nothing changes or takes away what was recorded."""
+
+    def record(self, events: Sequence[AuditEvent]) -> None:
+        """Append the events, best as the last thing that a transaction does.
+
+        Numbers grow from commit to commit, so who reads on from the last one read misses none; on
+        PostgreSQL, others that record wait from here until this transaction ends.
+        """
+
+    def events(self, after: int, limit: int) -> Sequence[AuditEvent]:
+        """Return events by number, after the one."""

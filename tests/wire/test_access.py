@@ -1,0 +1,477 @@
+"""Rules, logins and tokens over the wire: who gets in, who does not, and what they are told."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.access import RULES, Guarded, guarded, run
+from tests.serving import digest_of, push_blob
+from tests.wire.build import image, put_manifest
+from tests.wire.raw import eventually
+
+PULL_PUSH = "repository:team/a:pull,push"
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    with guarded(tmp_path_factory.mktemp("guarded")) as served:
+        with served.client() as client:
+            client.headers.update(served.bearer("ann", PULL_PUSH, "repository:public/a:pull,push"))
+            push_image(client, "team/a")
+            push_image(client, "public/a")
+        yield served
+
+
+@pytest.fixture
+def client(registry: Guarded) -> Iterator[httpx.Client]:
+    with registry.client() as made:
+        yield made
+
+
+def push_image(client: httpx.Client, repository: str) -> None:
+    config = b"config of " + repository.encode()
+    push_blob(client, repository, config)
+    put_manifest(client, repository, "v1", image(config))
+
+
+def code(answer: httpx.Response) -> str:
+    return str(answer.json()["errors"][0]["code"])
+
+
+def test_who_says_nothing_is_asked_for_a_token(registry: Guarded, client: httpx.Client) -> None:
+    answer = client.get("/v2/")
+    assert (answer.status_code, code(answer)) == (401, "UNAUTHORIZED")
+    assert answer.headers["www-authenticate"] == (
+        f'Bearer realm="{registry.url}/token",service="lading"'
+    )
+    for method, path, actions in (
+        ("GET", "manifests/v1", "pull,push"),
+        ("HEAD", f"blobs/{digest_of(b'')}", "pull,push"),
+        ("POST", "blobs/uploads/", "pull,push"),
+        ("DELETE", "manifests/v1", "pull,push,delete"),
+    ):
+        answer = client.request(method, f"/v2/team/a/{path}")
+        assert answer.status_code == 401
+        assert f'scope="repository:team/a:{actions}"' in answer.headers["www-authenticate"]
+
+
+def test_a_token_opens_what_it_was_asked_for_and_the_rules_grant(
+    registry: Guarded, client: httpx.Client
+) -> None:
+    client.headers.update(registry.bearer("ann", PULL_PUSH))
+    assert client.get("/v2/").status_code == 200
+    assert client.get("/v2/team/a/manifests/v1").status_code == 200
+    assert client.get("/v2/team/a/tags/list").json()["tags"] == ["v1"]
+    assert client.post("/v2/team/a/blobs/uploads/").status_code == 202
+    # The rules would let her; the token was not asked for it.
+    for method, path in (("GET", "/v2/team/b/tags/list"), ("DELETE", "/v2/team/a/manifests/v1")):
+        answer = client.request(method, path)
+        assert (answer.status_code, code(answer)) == (401, "UNAUTHORIZED")
+        assert 'error="insufficient_scope"' in answer.headers["www-authenticate"]
+
+
+def test_a_manifest_at_hand_is_given_to_nobody_else(
+    registry: Guarded, client: httpx.Client
+) -> None:
+    path = "/v2/team/a/manifests/v1"
+    ann = registry.bearer("ann", PULL_PUSH)
+    for _ in range(3):
+        assert client.get(path, headers=ann).status_code == 200
+    assert client.get(path).status_code == 401
+    assert client.get(path, headers={"Authorization": "Bearer x"}).status_code == 401
+    other = registry.bearer("ann", "repository:public/a:pull")
+    for _ in range(2):
+        assert client.get(path, headers=other).status_code == 401
+    both = [("Authorization", ann["Authorization"]), ("Authorization", "Bearer x")]
+    assert client.get(path, headers=both).status_code == 401
+
+
+def test_who_may_pull_and_not_push_is_told_so(registry: Guarded, client: httpx.Client) -> None:
+    client.headers.update(registry.bearer("bob", PULL_PUSH))
+    assert client.get("/v2/team/a/manifests/v1").status_code == 200
+    answer = client.post("/v2/team/a/blobs/uploads/")
+    assert (answer.status_code, code(answer)) == (403, "DENIED")
+    assert "user:bob" in answer.json()["errors"][0]["message"]
+
+
+def test_what_is_forbidden_and_what_is_not_there_look_the_same(
+    registry: Guarded, client: httpx.Client
+) -> None:
+    with registry.client() as ann:
+        ann.headers.update(registry.bearer("ann", PULL_PUSH))
+        blob = push_blob(ann, "team/a", b"config of team/a")
+    rules = RULES + '[[rule]]\nwho = "user:bob"\nmay = ["pull", "push"]\non = "bob/**"\n'
+    with in_force(registry, rules):
+        scopes = [f"repository:{name}:pull,push" for name in ("secret/a", "team/a", "bob/x")]
+        for headers in (registry.bearer(None, *scopes), {}):
+            answers = [
+                client.get(f"/v2/{name}/{path}", headers=headers)
+                for name in ("team/a", "team/none")
+                for path in ("manifests/v1", f"blobs/{blob}", "tags/list", f"referrers/{blob}")
+            ]
+            assert {each.status_code for each in answers} == {401}
+        bob = registry.bearer("bob", *scopes)
+        answer = client.get("/v2/secret/a/manifests/v1", headers=bob)
+        assert (answer.status_code, code(answer)) == (404, "NAME_UNKNOWN")
+
+
+def test_a_blob_one_may_not_read_is_not_to_be_had_by_mounting_it(
+    registry: Guarded, client: httpx.Client
+) -> None:
+    rules = RULES + '[[rule]]\nwho = "user:bob"\nmay = ["pull", "push"]\non = "bob/**"\n'
+    rules = rules.replace(
+        'who = "user:bob"\nmay = "pull"\non = "team/**"',
+        'who = "user:bob"\nmay = "pull"\non = "no"',
+    )
+    secret = digest_of(b"config of team/a")
+    absent = digest_of(b"nobody has this")
+    with in_force(registry, rules):
+        bob = registry.bearer("bob", "repository:bob/x:pull,push", "repository:team/a:pull")
+        for source in ("&from=team/a", "&from=team/none", ""):
+            for digest in (secret, absent):
+                answer = client.post(
+                    f"/v2/bob/x/blobs/uploads/?mount={digest}{source}", headers=bob
+                )
+                assert answer.status_code == 202
+        assert client.get(f"/v2/bob/x/blobs/{secret}", headers=bob).status_code == 404
+        # What anyone may pull is mounted, named or not.
+        public = digest_of(b"config of public/a")
+        for source in ("&from=public/a", ""):
+            bob = registry.bearer("bob", "repository:bob/x:pull,push", "repository:public/a:pull")
+            answer = client.post(f"/v2/bob/x/blobs/uploads/?mount={public}{source}", headers=bob)
+            assert answer.status_code == 201
+
+
+def test_a_mount_asks_for_a_token_that_is_good_at_its_source_too(
+    registry: Guarded, client: httpx.Client
+) -> None:
+    digest = digest_of(b"config of public/a")
+    path = f"/v2/team/m/blobs/uploads/?mount={digest}"
+    mounts = [("&from=public/a", "public/a:pull"), ("", "*:mount"), ("&from=", "*:mount")]
+    for source, needed in mounts:
+        scope = f"repository:team/m:pull,push repository:{needed}"
+        answer = client.post(path + source)
+        assert answer.status_code == 401
+        assert f'scope="{scope}"' in answer.headers["www-authenticate"]
+        # In one parameter, as it came.
+        ann = registry.bearer("ann", scope)
+        assert client.post(path + source, headers=ann).status_code == 201
+    other = f"/v2/team/n/blobs/uploads/?mount={digest}"
+    narrow = registry.bearer("ann", "repository:team/n:pull,push")
+    answer = client.post(f"{other}&from=public/a", headers=narrow)
+    assert answer.status_code == 401
+    told = answer.headers["www-authenticate"]
+    assert "repository:public/a:pull" in told
+    assert 'error="insufficient_scope"' in told
+    # Without a source there is nothing to ask for, and where no rule lets them pull, nothing to
+    # be had: the blob goes up instead.
+    for source in ("", "&from=secret/a"):
+        assert client.post(other + source, headers=narrow).status_code == 202
+    assert client.post(f"{other}&from=Bad", headers=narrow).status_code == 400
+    # It opens no other door.
+    anywhere = registry.bearer("ann", "repository:*:mount", "repository:team/n:pull,push")
+    assert client.get("/v2/team/a/tags/list", headers=anywhere).status_code == 401
+    secret = digest_of(b"nobody has this")
+    answer = client.post(f"/v2/team/n/blobs/uploads/?mount={secret}", headers=anywhere)
+    assert answer.status_code == 202
+
+
+def test_lists_show_what_one_may_pull(registry: Guarded, client: httpx.Client) -> None:
+    def listed(headers: dict[str, str]) -> list[str]:
+        found: list[str] = client.get("/v2/_catalog", headers=headers).json()["repositories"]
+        return found
+
+    assert listed(registry.bearer("ann")) == ["public/a", "team/a"]
+    assert listed(registry.bearer(None)) == ["public/a"]
+    assert client.get("/v2/_catalog").status_code == 401
+
+
+def test_whoever_reaches_the_address_may_pull_what_anyone_may(client: httpx.Client) -> None:
+    for _ in range(2):
+        assert client.get("/v2/public/a/manifests/v1").status_code == 200
+    assert client.post("/v2/public/a/blobs/uploads/").status_code == 401
+
+
+def test_basic_is_taken_in_any_case(registry: Guarded, client: httpx.Client) -> None:
+    for _ in range(2):
+        answer = client.get("/v2/team/a/manifests/v1", auth=registry.basic("ci"))
+        assert answer.status_code == 200
+    wrong = client.get("/v2/team/a/manifests/v1", auth=httpx.BasicAuth("ci", "wrong"))
+    assert (wrong.status_code, code(wrong)) == (401, "UNAUTHORIZED")
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["Basic", "Basic ???", "Basic YQ==", "Digest x", "Bearer", "Bearer a.b.c", "Basic /w==", "x"],
+)
+def test_a_header_that_cannot_be_read_is_refused(client: httpx.Client, header: str) -> None:
+    for path in ("/v2/", "/v2/public/a/manifests/v1", "/token"):
+        answer = client.get(path, headers={"Authorization": header})
+        assert (answer.status_code, code(answer)) == (401, "UNAUTHORIZED")
+        assert "www-authenticate" in answer.headers
+
+
+# -- the token endpoint
+
+
+def test_a_token_comes_in_both_names_with_its_times(
+    registry: Guarded, client: httpx.Client
+) -> None:
+    answer = client.get("/token", params={"scope": PULL_PUSH}, auth=registry.basic("ann"))
+    found = answer.json()
+    assert found["token"] == found["access_token"]
+    assert found["expires_in"] >= 60
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", found["issued_at"])
+    assert "refresh_token" not in found
+    assert answer.headers["cache-control"] == "no-store"
+
+
+def test_oauth_by_password_and_by_refresh_token_that_turns(
+    registry: Guarded, client: httpx.Client
+) -> None:
+    form = {"grant_type": "password", "service": "lading", "client_id": "test"}
+    mine = {"username": "ann", "password": registry.secrets["ann"], "scope": PULL_PUSH}
+    first = client.post("/token", data={**form, **mine, "access_type": "offline"}).json()
+    assert first["scope"] == "repository:team/a:pull,push"
+    assert first["token_type"] == "Bearer"
+    refreshing = {"grant_type": "refresh_token", "service": "lading", "scope": PULL_PUSH}
+    shown = {**refreshing, "refresh_token": first["refresh_token"]}
+    # As docker does: the same again and again.
+    for _ in range(2):
+        again = client.post("/token", data=shown).json()
+        assert "refresh_token" not in again
+        headers = {"Authorization": f"Bearer {again['access_token']}"}
+        assert client.get("/v2/team/a/tags/list", headers=headers).status_code == 200
+    turned = client.post("/token", data={**shown, "access_type": "offline"}).json()
+    assert turned["refresh_token"] != first["refresh_token"]
+    following = {**refreshing, "refresh_token": turned["refresh_token"]}
+    assert client.post("/token", data=following).status_code == 200
+    for bad in ("", "x", "x" * 500):
+        assert client.post("/token", data={**refreshing, "refresh_token": bad}).status_code == 401
+
+
+def test_a_refresh_token_that_was_replaced_long_ago_ends_its_family(
+    registry: Guarded, client: httpx.Client
+) -> None:
+    asked = {"scope": PULL_PUSH, "offline_token": "true"}
+    first = client.get("/token", params=asked, auth=registry.basic("ann")).json()["refresh_token"]
+    turning = {"grant_type": "refresh_token", "access_type": "offline"}
+    second = client.post("/token", data={**turning, "refresh_token": first}).json()["refresh_token"]
+    with sqlite3.connect(registry.data / "catalog.db") as database:
+        database.execute("UPDATE refresh_token SET replaced_at = replaced_at - 3600")
+    database.close()
+    assert client.post("/token", data={**turning, "refresh_token": first}).status_code == 401
+    assert client.post("/token", data={**turning, "refresh_token": second}).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("form", "status"),
+    [
+        ({}, 400),
+        ({"grant_type": "magic"}, 400),
+        ({"grant_type": "password"}, 401),
+        ({"grant_type": "password", "username": "ann", "password": "no"}, 401),
+        ({"grant_type": "password", "username": "nobody", "password": "no"}, 401),
+        ({"grant_type": "password", "username": "\x00", "password": "\udcff"}, 401),
+    ],
+)
+def test_a_form_that_gives_nothing(client: httpx.Client, form: dict[str, str], status: int) -> None:
+    body = httpx.QueryParams({k: v.encode("utf-8", "replace").decode() for k, v in form.items()})
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    assert client.post("/token", content=str(body), headers=headers).status_code == status
+
+
+def test_a_form_must_be_one_and_is_bounded(client: httpx.Client) -> None:
+    assert client.post("/token", json={"grant_type": "password"}).status_code == 400
+    assert client.post("/token", data={"x": "y" * 100_000}).status_code == 413
+    many = "&".join(f"a{number}=1" for number in range(1000))
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    assert client.post("/token", content=many, headers=headers).status_code == 400
+
+
+def test_the_keys_are_shown_without_their_secret_half(client: httpx.Client) -> None:
+    [key] = client.get("/.well-known/jwks.json").json()["keys"]
+    assert key["alg"] == "ES256"
+    assert key["kid"]
+    assert "d" not in key
+
+
+# -- what changes while it runs
+
+
+class in_force:  # noqa: N801 - reads as a statement
+    """Other rules, for a while."""
+
+    def __init__(self, registry: Guarded, rules: str) -> None:
+        self.registry, self.rules = registry, rules
+
+    def __enter__(self) -> None:
+        self.registry.change_rules(self.rules)
+
+    def __exit__(self, *_: object) -> None:
+        self.registry.change_rules(RULES)
+
+
+def test_a_rule_that_is_taken_away_is_gone_at_once(registry: Guarded, client: httpx.Client) -> None:
+    client.headers.update(registry.bearer("bob", "repository:team/a:pull"))
+    path = "/v2/team/a/manifests/v1"
+    assert client.get(path).status_code == 200
+    with in_force(registry, RULES.replace('who = "user:bob"', 'who = "user:eve"')):
+        assert client.get(path).status_code == 404
+    assert client.get(path).status_code == 200
+
+
+def test_rules_that_cannot_be_used_change_nothing(registry: Guarded, client: httpx.Client) -> None:
+    client.headers.update(registry.bearer("bob", "repository:team/a:pull"))
+    registry.rules_file.write_text("[[rule]]\nwho = 'nobody'\n")
+    try:
+        eventually(lambda: "the last good ones stay in force" in registry.log)
+        assert client.get("/v2/team/a/manifests/v1").status_code == 200
+        registry.rules_file.unlink()
+        time.sleep(0.3)
+        assert client.get("/v2/team/a/manifests/v1").status_code == 200
+    finally:
+        registry.rules_file.write_text(RULES)
+
+
+def test_who_is_disabled_is_out_with_token_and_secret(
+    registry: Guarded, client: httpx.Client
+) -> None:
+    catalog = registry.catalog
+    registry.secrets["eve"] = run("robot", "add", "eve", catalog=catalog)
+    rules = RULES.replace('"robot:ci"', '"robot:eve"')
+    path = "/v2/team/a/manifests/v1"
+    with in_force(registry, rules):
+        asked = {"scope": PULL_PUSH, "offline_token": "true"}
+        given = client.get("/token", params=asked, auth=registry.basic("eve")).json()
+        headers = {"Authorization": f"Bearer {given['token']}"}
+        for _ in range(2):
+            assert client.get(path, headers=headers).status_code == 200
+            assert client.get(path, auth=registry.basic("eve")).status_code == 200
+        run("robot", "disable", "eve", catalog=catalog)
+        eventually(lambda: client.get(path, headers=headers).status_code == 401, 2)
+        assert client.get(path, auth=registry.basic("eve")).status_code == 401
+        refreshing = {"grant_type": "refresh_token", "refresh_token": given["refresh_token"]}
+        assert client.post("/token", data=refreshing).status_code == 401
+        run("robot", "enable", "eve", catalog=catalog)
+        time.sleep(0.3)
+        assert client.get(path, headers=headers).status_code == 401
+        assert client.post("/token", data=refreshing).status_code == 401
+        eventually(lambda: client.get(path, auth=registry.basic("eve")).status_code == 200, 2)
+
+
+def test_a_secret_that_is_replaced_is_good_for_as_long_as_was_said(
+    registry: Guarded, client: httpx.Client
+) -> None:
+    catalog = registry.catalog
+    old = registry.secrets["kim"] = run("robot", "add", "kim", catalog=catalog)
+    rules = RULES.replace('"robot:ci"', '"robot:kim"')
+
+    def status(secret: str) -> int:
+        answer = client.get("/v2/team/a/tags/list", auth=httpx.BasicAuth("kim", secret))
+        return answer.status_code
+
+    with in_force(registry, rules):
+        assert status(old) == 200
+        new = run("robot", "rotate", "kim", "--keep", "1h", catalog=catalog)
+        assert (status(old), status(new)) == (200, 200)
+        newest = run("robot", "rotate", "kim", catalog=catalog)
+        eventually(lambda: status(new) == 401, 2)
+        assert (status(old), status(newest)) == (401, 200)
+
+
+def test_events_are_in_the_audit_and_stay(registry: Guarded, client: httpx.Client) -> None:
+    client.get("/v2/", auth=httpx.BasicAuth("mallory", "guess"))
+    client.post("/v2/team/a/blobs/uploads/", headers=registry.bearer("bob", PULL_PUSH))
+
+    def events() -> list[tuple[str, str, str, str]]:
+        with sqlite3.connect(registry.data / "catalog.db") as database:
+            found = database.execute("SELECT actor, action, subject, outcome FROM audit_event")
+            rows = found.fetchall()
+        database.close()
+        return rows
+
+    eventually(lambda: ("mallory", "login", "127.0.0.1", "failed") in events())
+    eventually(lambda: ("user:bob", "push", "team/a", "denied") in events())
+    assert any(action == "add-user" and who.startswith("operator:") for who, action, *_ in events())
+    assert any(action == "rotate-key" for _, action, *_ in events())
+    assert "guess" not in registry.log
+
+
+@pytest.mark.parametrize("name", ["%00", "%ff%fe", "%ed%a0%80", "\u2028", "x" * 9000])
+def test_no_name_that_was_sent_keeps_events_from_the_audit(
+    registry: Guarded, client: httpx.Client, name: str
+) -> None:
+    headers = registry.bearer("bob")
+    assert client.get(f"/v2/{name}/tags/list", headers=headers).status_code in (400, 404)
+    marker = f"marker-{len(name)}-{abs(hash(name))}"
+    client.get("/v2/", auth=httpx.BasicAuth(marker, "x"))
+
+    def is_recorded() -> bool:
+        with sqlite3.connect(registry.data / "catalog.db") as database:
+            found = database.execute("SELECT 1 FROM audit_event WHERE actor = ?", (marker,))
+            row = found.fetchone()
+        database.close()
+        return row is not None
+
+    eventually(is_recorded)
+
+
+# -- starting
+
+
+def test_too_many_failed_logins_wait(tmp_path: Path) -> None:
+    with guarded(tmp_path, ("--login-failures", "3")) as served, served.client() as client:
+        for _ in range(3):
+            answer = client.get("/token", auth=httpx.BasicAuth("ann", "wrong"))
+            assert answer.status_code == 401
+        answer = client.get("/token", auth=served.basic("ann"))
+        assert (answer.status_code, code(answer)) == (429, "TOOMANYREQUESTS")
+        assert 0 < int(answer.headers["retry-after"]) <= 300
+        assert client.get("/token", auth=served.basic("bob")).status_code == 200
+
+
+def test_a_token_that_ends_in_the_middle_of_an_upload_does_not_break_it(tmp_path: Path) -> None:
+    with guarded(tmp_path, ("--token-seconds", "1s")) as served, served.client() as client:
+        ann = served.bearer("ann", PULL_PUSH)
+        begun = client.post("/v2/team/a/blobs/uploads/", headers=ann)
+        assert begun.status_code == 202
+        location = begun.headers["location"]
+        path = "/v2/team/a/tags/list"
+        eventually(lambda: client.get(path, headers=ann).status_code == 401)
+        assert client.patch(location, content=b"half", headers=ann).status_code == 202
+        done = client.put(
+            location, params={"digest": digest_of(b"halfhalf")}, content=b"half", headers=ann
+        )
+        assert done.status_code == 201
+        # It opens nothing else, and nobody else's.
+        assert client.post("/v2/team/a/blobs/uploads/", headers=ann).status_code == 401
+        other = client.post("/v2/team/a/blobs/uploads/", auth=served.basic("ci"))
+        refused = client.patch(other.headers["location"], content=b"x", headers=ann)
+        assert refused.status_code == 401
+        assert 'error="invalid_token"' in refused.headers["www-authenticate"]
+
+
+def test_basic_is_what_is_asked_for_if_so_set(tmp_path: Path) -> None:
+    with guarded(tmp_path, ("--challenge", "basic")) as served, served.client() as client:
+        answer = client.get("/v2/")
+        assert answer.headers["www-authenticate"] == 'Basic realm="lading"'
+        assert client.get("/v2/", auth=served.basic("ann")).status_code == 200
+
+
+def test_tokens_outlive_a_restart_and_a_new_key(tmp_path: Path) -> None:
+    with guarded(tmp_path) as served:
+        headers = served.bearer("ann", PULL_PUSH)
+        served.stop()
+        served.start()
+        with served.client() as client:
+            assert client.get("/v2/team/a/tags/list", headers=headers).status_code == 404
+            assert json.loads(client.get("/.well-known/jwks.json").text)["keys"]

@@ -1,0 +1,239 @@
+"""The rights matrix: every endpoint, every kind of caller, every right.
+
+It is made from the endpoint table: a route that is added without a right has no place here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import httpx
+import pytest
+
+from ociserver.auth.rules import Action
+from ociserver.web.guard import Guard
+from ociserver.web.pull import Pull
+from ociserver.web.push import Push
+from ociserver.web.routes import Endpoint, For, routes
+from ociserver.web.service import Service
+from ociserver.web.tokens import TokenDoor
+from tests.access import Guarded, guarded, run
+from tests.issuer import Issuer, issuing
+from tests.serving import digest_of, push_blob
+from tests.wire.build import begin, image, put_manifest
+
+REPOSITORY = "matrix/a"
+# What a method needs that is not `pull` for GET and HEAD, `push` for POST, PUT and PATCH, and
+# `delete` for DELETE. Written down here once more, so that a change of the table is a decision.
+OTHERWISE: dict[tuple[str, str], Action | For] = {
+    ("GET", "upload"): Action.PUSH,
+    ("HEAD", "upload"): Action.PUSH,
+    ("DELETE", "upload"): Action.PUSH,
+    ("GET", "version"): For.THE_KNOWN,
+    ("HEAD", "version"): For.THE_KNOWN,
+    ("GET", "/v2/_oci/ext/discover"): For.THE_KNOWN,
+    ("HEAD", "/v2/_oci/ext/discover"): For.THE_KNOWN,
+    ("GET", "catalog"): For.THE_KNOWN,
+    ("HEAD", "catalog"): For.THE_KNOWN,
+    **{
+        (method, label): For.ANYONE
+        for label in ("health", "ready", "metrics")
+        for method in ("GET", "HEAD")
+    },
+    **{
+        (method, label): For.STRANGERS
+        for label in ("token", "keys")
+        for method in ("GET", "HEAD", "POST")
+    },
+}
+USUAL = {
+    **dict.fromkeys(("GET", "HEAD"), Action.PULL),
+    **dict.fromkeys(("POST", "PUT", "PATCH"), Action.PUSH),
+    "DELETE": Action.DELETE,
+}
+RIGHTS = (Action.PULL, Action.PUSH, Action.DELETE)
+
+
+@dataclass(frozen=True)
+class Door:
+    """One method of one path."""
+
+    method: str
+    path: str
+    label: str
+    need: Action | For
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+def doors() -> list[Door]:
+    table = routes(
+        Guard.__new__(Guard),
+        Pull.__new__(Pull),
+        Push.__new__(Push),
+        Service.__new__(Service),
+        TokenDoor.__new__(TokenDoor),
+    )
+    found = []
+    for route in table:
+        endpoint = route.endpoint
+        assert isinstance(endpoint, Endpoint)
+        found += [
+            Door(method, route.path, endpoint.label, need)
+            for method, (_, need) in sorted(endpoint.doors.items())
+        ]
+    return found
+
+
+DOORS = doors()
+# An upload under way, by repository.
+UPLOADS: dict[str, str] = {}
+
+
+@pytest.fixture(scope="module")
+def issuer() -> Iterator[Issuer]:
+    with issuing() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Iterator[Guarded]:
+    """A registry where, for each right, somebody of each kind has just this one."""
+    rules = issuer.table('groups = "teams"')
+    for right in RIGHTS:
+        who = [
+            "user:gone",
+            f"user:{right}",
+            f"robot:r-{right}",
+            f"workload:ci right={right}",
+            f"group:g-{right}",
+        ]
+        rules += f'[[rule]]\nwho = {who}\nmay = "{right}"\non = "matrix/*"\n'
+        rules += f'[[rule]]\nwho = "anyone"\nmay = "{right}"\non = "open-{right}/*"\n'
+    rules += '[[rule]]\nwho = "user:all"\nmay = ["pull", "push", "delete"]\non = "**"\n'
+    with guarded(tmp_path_factory.mktemp("matrix"), ("--login-failures", "9999")) as served:
+        for name in (*RIGHTS, "none", "all", "gone"):
+            served.secrets[name] = "secret"
+            run("user", "add", name, "--password-stdin", catalog=served.catalog, stdin="secret\n")
+        run("user", "disable", "gone", catalog=served.catalog)
+        for right in RIGHTS:
+            served.secrets[f"r-{right}"] = run("robot", "add", f"r-{right}", catalog=served.catalog)
+            served.secrets[f"in-{right}"] = run(
+                "robot", "add", f"in-{right}", "--group", f"g-{right}", catalog=served.catalog
+            )
+        served.change_rules(rules)
+        with served.client() as client:
+            client.auth = served.basic("all")
+            for repository in (REPOSITORY, *(f"open-{right}/a" for right in RIGHTS)):
+                push_blob(client, repository, b"config")
+                put_manifest(client, repository, "v1", image(b"config"))
+                UPLOADS[repository] = begin(client, repository).rpartition("/")[2]
+        yield served
+
+
+def test_every_door_needs_what_it_should() -> None:
+    wrong = [str(door) for door in DOORS if door.need != needed(door)]
+    assert wrong == []
+
+
+def needed(door: Door) -> Action | For | None:
+    by_path = OTHERWISE.get((door.method, door.path))
+    return by_path or OTHERWISE.get((door.method, door.label)) or USUAL.get(door.method)
+
+
+CALLERS = ["password", "robot", "group", "workload", "token", "workload token"]
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+@pytest.mark.parametrize("right", RIGHTS)
+def test_one_right_opens_its_doors_and_no_other(
+    registry: Guarded, issuer: Issuer, right: Action, caller: str
+) -> None:
+    with registry.client() as client:
+        admit(client, registry, issuer, right, caller)
+        opened = {str(door) for door in DOORS if is_admitted(client, door, REPOSITORY)}
+    assert opened == {
+        str(door) for door in DOORS if door.need is right or isinstance(door.need, For)
+    }
+
+
+def admit(
+    client: httpx.Client, registry: Guarded, issuer: Issuer, right: Action, caller: str
+) -> None:
+    """Have the client say who it is."""
+    scope = f"repository:{REPOSITORY}:pull,push,delete"
+    match caller:
+        case "password":
+            client.auth = registry.basic(right)
+        case "robot":
+            client.auth = registry.basic(f"r-{right}")
+        case "group":
+            client.auth = registry.basic(f"in-{right}")
+        case "workload":
+            client.auth = httpx.BasicAuth("workload", issuer.token(right=str(right)))
+        case "token":
+            client.headers.update(registry.bearer(right, scope))
+        case "workload token":
+            form = {
+                "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
+                "subject_token": issuer.token(teams=[f"g-{right}"]),
+                "scope": scope,
+            }
+            found = client.post("/token", data=form).json()["access_token"]
+            client.headers["Authorization"] = f"Bearer {found}"
+
+
+@pytest.mark.parametrize("right", RIGHTS)
+def test_whoever_reaches_the_address_has_what_anyone_has(registry: Guarded, right: Action) -> None:
+    with registry.client() as client:
+        opened = {str(door) for door in DOORS if is_admitted(client, door, f"open-{right}/a")}
+    assert opened == {
+        str(door)
+        for door in DOORS
+        if door.need is right or door.need in (For.ANYONE, For.STRANGERS)
+    }
+
+
+@pytest.mark.parametrize("caller", ["nobody", "none", "empty token", "other's token", "disabled"])
+def test_without_a_right_no_door_opens(registry: Guarded, caller: str) -> None:
+    with registry.client() as client:
+        match caller:
+            case "none":
+                client.auth = registry.basic("none")
+            case "empty token":
+                client.headers.update(registry.bearer("all"))
+            case "other's token":
+                client.headers.update(
+                    registry.bearer("all", "repository:matrix/b:pull,push,delete")
+                )
+            case "disabled":
+                client.auth = registry.basic("gone")
+        opened = {
+            str(door)
+            for door in DOORS
+            if is_admitted(client, door, REPOSITORY) and isinstance(door.need, Action)
+        }
+    assert opened == set()
+
+
+def is_admitted(client: httpx.Client, door: Door, repository: str) -> bool:
+    """Knock; tell whether somebody answered behind the door."""
+    reads = door.method in ("GET", "HEAD")
+    # A HEAD tells one 404 from another by nothing: it asks for what is there.
+    path = (
+        door.path.replace("{name:path}", repository)
+        .replace("{digest}", digest_of(b"config" if reads else b"nobody has this"))
+        .replace("{reference}", "v1" if reads else "none")
+        .replace("{upload}", UPLOADS[repository] if reads else "0" * 32)
+    )
+    answer = client.request(door.method, path)
+    assert answer.status_code < 500
+    if door.label == "token":
+        return answer.status_code != 404
+    if answer.status_code < 400:
+        return True
+    if door.method == "HEAD":
+        return False
+    return answer.json()["errors"][0]["code"] not in {"UNAUTHORIZED", "DENIED", "NAME_UNKNOWN"}
