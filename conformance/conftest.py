@@ -100,7 +100,9 @@ class Layout:
 
 
 class MakeLayout(Protocol):
-    def __call__(self, architectures: tuple[str, ...] = ("amd64",)) -> Layout: ...
+    def __call__(
+        self, architectures: tuple[str, ...] = ("amd64",), *, layers: int = 2
+    ) -> Layout: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +123,7 @@ class Wire:
 
 
 class MakeTap(Protocol):
-    def __call__(self, *, cut_up: int = 0, cut_down: int = 0) -> Wire: ...
+    def __call__(self, *, cut_up: int = 0, cut_down: int = 0, pace_up: int = 0) -> Wire: ...
 
 
 @pytest.fixture(scope="session")
@@ -163,13 +165,15 @@ def tap(registry: str, blobs_tap: Path | None, tmp_path: Path) -> Iterator[MakeT
     """Taps before the registry, each a process of its own that ends with the test."""
     with contextlib.ExitStack() as stack:
 
-        def make(*, cut_up: int = 0, cut_down: int = 0) -> Wire:
+        def make(*, cut_up: int = 0, cut_down: int = 0, pace_up: int = 0) -> Wire:
             log = tmp_path / f"tap-{secrets.token_hex(4)}.log"
-            cuts = ("--cut-up", str(cut_up), "--cut-down", str(cut_down))
+            options = ("--cut-up", cut_up, "--cut-down", cut_down, "--pace-up", pace_up)
             if blobs_tap:
                 order(blobs_tap, log=log, cut_down=cut_down)
                 stack.callback(order, blobs_tap, log=blobs_tap.with_suffix(".log"), cut_down=0)
-            return Wire(address=stack.enter_context(running(registry, log, *cuts)), log=log)
+            return Wire(
+                address=stack.enter_context(running(registry, log, *map(str, options))), log=log
+            )
 
         yield make
 
@@ -228,13 +232,13 @@ def _program(path: Path, options: tuple[str | Path, ...], home: Path) -> Program
 def make_layout(tmp_path: Path) -> MakeLayout:
     """Images nobody has seen before: random layers, so no blob is there from another test."""
 
-    def make(architectures: tuple[str, ...] = ("amd64",)) -> Layout:
-        return _layout(tmp_path / f"layout-{secrets.token_hex(4)}", architectures)
+    def make(architectures: tuple[str, ...] = ("amd64",), *, layers: int = 2) -> Layout:
+        return _layout(tmp_path / f"layout-{secrets.token_hex(4)}", architectures, layers)
 
     return make
 
 
-def _layout(path: Path, architectures: tuple[str, ...]) -> Layout:
+def _layout(path: Path, architectures: tuple[str, ...], number_of_layers: int) -> Layout:
     blobs: dict[str, bytes] = {}
 
     def put(content: bytes, media_type: str) -> dict[str, object]:
@@ -245,7 +249,7 @@ def _layout(path: Path, architectures: tuple[str, ...]) -> Layout:
     manifests: list[dict[str, object]] = []
     layers: list[str] = []
     for architecture in architectures:
-        tars = [_layer(f"layer-{number}") for number in range(2)]
+        tars = [_layer(f"layer-{number}") for number in range(number_of_layers)]
         packed = [put(gzip.compress(tar, 1), f"{OCI}.layer.v1.tar+gzip") for tar in tars]
         layers += [str(layer["digest"]) for layer in packed]
         manifest = {

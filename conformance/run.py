@@ -8,6 +8,7 @@ says so, the client tests of this folder. A line for each stage tells how it wen
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -29,9 +30,12 @@ from conformance.suite import Verdict, official
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from conformance.access import Access
+
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "out"
 GO_CLIENTS = ("suite", "oras", "crane", "regctl")
+GO_CLIENTS_THAT_LOG_IN = ("helm", "cosign")
 S3_SERVERS = ("versitygw", "minio")
 PACKAGED = {
     "skopeo": "skopeo",
@@ -45,6 +49,9 @@ PACKAGED = {
 PLAN = (
     Stage(catalog="sqlite", blobs="files", workers=(1,), clients=True),
     Stage(catalog="sqlite", blobs="files", workers=(2,), clients=True),
+    Stage(catalog="sqlite", blobs="files", workers=(2,), access="tokens", clients=True),
+    Stage(catalog="sqlite", blobs="files", workers=(1,), access="tokens of 60 s", clients=True),
+    Stage(catalog="sqlite", blobs="files", workers=(1,), access="Basic"),
     Stage(catalog="postgres", blobs="files", workers=(1, 2)),
     Stage(catalog="sqlite", blobs="versitygw", workers=(1,)),
     Stage(
@@ -57,6 +64,19 @@ PLAN = (
     Stage(catalog="postgres", blobs="minio", workers=(1, 2)),
     Stage(catalog="postgres", blobs="minio", workers=(1, 2), redirects="every blob redirected"),
 )
+# The tests of clients that log in are for these registries, and the others for open ones.
+LOGIN, EXPIRY = HERE / "login", HERE / "login" / "test_expiry.py"
+CLIENT_TESTS: dict[Access, tuple[object, ...]] = {
+    "open": (HERE, f"--ignore={LOGIN}"),
+    "tokens": (LOGIN, f"--ignore={EXPIRY}"),
+    "tokens of 60 s": (EXPIRY,),
+}
+# Whether the suite keeps what it got to log in with. Of how long a token is good it knows nothing.
+CACHE_AUTH: dict[Access, tuple[str, ...]] = {
+    "tokens": ("true", "false"),
+    "tokens of 60 s": (),
+    "Basic": ("true", "false"),
+}
 COUNTED = ("tests", "skipped")
 # OCI_VERSION=dev demands Docker-Content-Digest on the answer that brings a blob. After a redirect
 # that answer is S3's, which has no such header to give; ours, the redirect itself, has it. The
@@ -71,7 +91,7 @@ def main() -> int:
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir()
     try:
-        prepare([*GO_CLIENTS, *(S3_SERVERS if url is None else ())])
+        prepare([*GO_CLIENTS, *((*GO_CLIENTS_THAT_LOG_IN, *S3_SERVERS) if url is None else ())])
         if url is not None:
             failures = run_given(url)
         else:
@@ -99,7 +119,7 @@ def run_given(url: str) -> list[str]:
     if parsed.scheme != "http" or not parsed.host:
         raise ConformanceError(f"--url takes http://HOST:PORT, not {url}")
     address = f"{parsed.host}:{parsed.port or 80}"
-    servers = Servers(address=address, replicas=[address], blobs_tap=None)
+    servers = Servers(address=address, replicas=[address], blobs_tap=None, secrets={})
     failures, counts = examine(servers, OUT, {}, clients=True)
     print(f"{address}: {'; '.join(counts)}", flush=True)
     return failures
@@ -111,7 +131,7 @@ def run(stage: Stage) -> list[str]:
     results.mkdir()
     settings = DIGEST_HEADER_UNCHECKED if stage.redirects == "every blob redirected" else {}
     with started(stage, results) as servers:
-        failures, counts = examine(servers, results, settings, clients=stage.clients)
+        failures, counts = examine(servers, results, settings, stage.access, clients=stage.clients)
         failures += where_answered(stage, servers)
         counts += notes(stage, servers)
     print(f"{stage.name}: {'; '.join(counts)}", flush=True)
@@ -119,14 +139,36 @@ def run(stage: Stage) -> list[str]:
 
 
 def examine(
-    servers: Servers, results: Path, settings: Mapping[str, str], *, clients: bool
+    servers: Servers,
+    results: Path,
+    settings: Mapping[str, str],
+    access: Access = "open",
+    *,
+    clients: bool,
 ) -> tuple[list[str], list[str]]:
     """The suite, then the clients if they are wanted; the failures, and the counts."""
-    verdicts = [official(servers.address, results, settings)]
+    if access == "open":
+        verdicts = [official(servers.address, results, settings)]
+    else:
+        caches = CACHE_AUTH[access]
+        verdicts = [suite_that_logs_in(servers, results, settings, cache) for cache in caches]
     if clients:
-        verdicts.append(real_clients(servers, results))
+        verdicts.append(real_clients(servers, results, CLIENT_TESTS[access]))
     failures = [failure for verdict in verdicts for failure in verdict.failures]
     return failures, [verdict.counts for verdict in verdicts]
+
+
+def suite_that_logs_in(
+    servers: Servers, results: Path, settings: Mapping[str, str], cache: str
+) -> Verdict:
+    """The suite with a robot's key, which keeps what it got to log in with, or asks each time."""
+    login = {"OCI_USERNAME": "ci", "OCI_PASSWORD": servers.secrets["ci"]}
+    folder = results / f"auth-cache-{cache}"
+    folder.mkdir()
+    verdict = official(servers.address, folder, {**settings, **login, "OCI_CACHE_AUTH": cache})
+    named = f"auth cache {cache}: "
+    failures = [f"{named}{failure}" for failure in verdict.failures]
+    return Verdict(counts=f"{named}{verdict.counts}", failures=failures)
 
 
 def where_answered(stage: Stage, servers: Servers) -> list[str]:
@@ -157,14 +199,17 @@ def notes(stage: Stage, servers: Servers) -> list[str]:
     return said
 
 
-def real_clients(servers: Servers, results: Path) -> Verdict:
-    """Every client test, by their own runner; a skipped one has failed."""
+def real_clients(servers: Servers, results: Path, tests: tuple[object, ...]) -> Verdict:
+    """The client tests, by their own runner; a skipped one has failed."""
     report, log = results / "clients.xml", results / "clients.log"
     command = [
-        *(sys.executable, "-m", "pytest", str(HERE), "--quiet", "--durations=5"),
+        *(sys.executable, "-m", "pytest", *map(str, tests), "--quiet", "--durations=5"),
         f"--junit-xml={report}",
     ]
-    environment = os.environ | {"CONFORMANCE_REGISTRY": servers.address}
+    environment = os.environ | {
+        "CONFORMANCE_REGISTRY": servers.address,
+        "CONFORMANCE_SECRETS": json.dumps(dict(servers.secrets)),
+    }
     environment.pop("CONFORMANCE_BLOBS_TAP", None)
     if servers.blobs_tap is not None:
         environment["CONFORMANCE_BLOBS_TAP"] = str(servers.blobs_tap)
@@ -179,17 +224,17 @@ def real_clients(servers: Servers, results: Path) -> Verdict:
             check=False,
         )
     took = time.monotonic() - began
-    tests = skipped = 0
+    ran = skipped = 0
     if report.is_file():
         runs = list(ET.parse(report).iter("testsuite"))
-        tests, skipped = (sum(int(each.get(kind, "0")) for each in runs) for kind in COUNTED)
+        ran, skipped = (sum(int(each.get(kind, "0")) for each in runs) for kind in COUNTED)
     failures = []
     if skipped:
         failures.append(f"{skipped} client tests were skipped: a skip is a failure here")
-    if done.returncode != 0 or not tests:
+    if done.returncode != 0 or not ran:
         print(log.read_text())
         failures.append("real clients; see above")
-    return Verdict(counts=f"{tests} client tests in {took:.0f} s", failures=failures)
+    return Verdict(counts=f"{ran} client tests in {took:.0f} s", failures=failures)
 
 
 def own_image() -> list[str]:

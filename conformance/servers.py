@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Literal
 import httpx
 
 from conformance import tap
+from conformance.access import Access, add_everyone, put_in_force
 from conformance.replicas import postgres_catalog, round_robin
 from tests.s3 import running
 
@@ -58,6 +59,7 @@ class Stage:
     redirects: Literal["no redirects", "large blobs redirected", "every blob redirected"] = (
         "no redirects"
     )
+    access: Access = "open"
     clients: bool = False
 
     @property
@@ -66,20 +68,26 @@ class Stage:
         number = len(self.workers) if several else self.workers[0]
         servers = f"{number} {'replica' if several else 'worker'}{'s' if number > 1 else ''}"
         pairing = f"{self.catalog} + {self.blobs}, {servers}"
+        if self.access != "open":
+            pairing = f"{pairing}, rules and {self.access}"
         return pairing if self.blobs == "files" else f"{pairing}, {self.redirects}"
 
     @property
     def folder(self) -> str:
-        return re.sub(r"[^a-z0-9]+", "-", self.name)
+        return re.sub(r"[^a-z0-9]+", "-", self.name.lower())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Servers:
-    """A stage that runs: its one address, each replica's own, and the tap before its S3 server."""
+    """A stage that runs: its one address, each replica's own, and the tap before its S3 server.
+
+    `secrets` are those of who may log in, by name; nobody's where everybody may do everything.
+    """
 
     address: str
     replicas: list[str]
     blobs_tap: Path | None
+    secrets: Mapping[str, str]
 
 
 @contextlib.contextmanager
@@ -101,6 +109,8 @@ def started(stage: Stage, results: Path) -> Iterator[Servers]:
                 log = results / "blobs-tap.log"
                 way = tap.running(f"127.0.0.1:{s3.port}", log, "--orders", str(blobs_tap))
                 settings["LADING_REDIRECT_ENDPOINT"] = f"http://{stack.enter_context(way)}"
+        settings |= put_in_force(stage.access, Path(folder))
+        known = {} if stage.access == "open" else add_everyone(LADING, catalog)
         ports = [
             stack.enter_context(
                 _registry(
@@ -113,7 +123,7 @@ def started(stage: Stage, results: Path) -> Iterator[Servers]:
         ]
         replicas = [f"127.0.0.1:{port}" for port in ports]
         address = replicas[0] if len(ports) == 1 else stack.enter_context(round_robin(ports))
-        yield Servers(address=address, replicas=replicas, blobs_tap=blobs_tap)
+        yield Servers(address=address, replicas=replicas, blobs_tap=blobs_tap, secrets=known)
 
 
 @contextlib.contextmanager

@@ -2,8 +2,9 @@
 
 The log holds each request line and each Range or Content-Range line in the order they passed, and
 `CUT` where the connection was broken: proof that a client mounted, or resumed instead of starting
-over. Bytes pass unchanged. The first line on standard output is the port. A tap that stays for many
-tests takes orders from a file: where to write from now on, and when to cut.
+over. Bytes pass unchanged, and as slowly as is wished. The first line on standard output is the
+port. A tap that stays for many tests takes orders from a file: where to write from now on, and when
+to cut.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import socketserver
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -70,11 +72,17 @@ class Tap(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
 
     def __init__(
-        self, upstream: tuple[str, int], log: Path, orders: Path | None, cuts: dict[Way, Cut]
+        self,
+        upstream: tuple[str, int],
+        log: Path,
+        orders: Path | None,
+        cuts: dict[Way, Cut],
+        paces: dict[Way, int],
     ) -> None:
         super().__init__(("127.0.0.1", 0), Connection)
         self.upstream = upstream
         self.cuts = cuts
+        self.paces = paces
         self._log = log
         self._orders = orders
         self._lock = threading.Lock()
@@ -113,6 +121,8 @@ class Connection(socketserver.BaseRequestHandler):
                 if way == "up":
                     for line in HEAD_LINES.findall(data):
                         self.server.note(line.decode().strip())
+                if pace := self.server.paces[way]:
+                    time.sleep(len(data) / pace)
                 target.sendall(data)
                 carried += len(data)
                 if cut.reached(carried):
@@ -141,11 +151,13 @@ def main() -> None:
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--cut-up", type=int, default=0)
     parser.add_argument("--cut-down", type=int, default=0)
+    parser.add_argument("--pace-up", type=int, default=0, help="bytes a second, by connection")
     parser.add_argument("--orders", type=Path)
     options = parser.parse_args()
     host, _, port = options.upstream.rpartition(":")
     cuts: dict[Way, Cut] = {"up": Cut(options.cut_up), "down": Cut(options.cut_down)}
-    with Tap((host, int(port)), options.log, options.orders, cuts) as tap:
+    paces: dict[Way, int] = {"up": options.pace_up, "down": 0}
+    with Tap((host, int(port)), options.log, options.orders, cuts, paces) as tap:
         print(tap.server_address[1])
         sys.stdout.flush()
         tap.serve_forever()

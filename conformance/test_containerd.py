@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
 import tarfile
-import time
 from typing import TYPE_CHECKING
 
 import pytest
+
+from conformance.containerd import running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,61 +16,11 @@ if TYPE_CHECKING:
 
     from conformance.conftest import Layout, MakeLayout, MakeTap, Program, Tools
 
-START_LIMIT = 30  # seconds
-
-# Unpacking into plain folders (native) needs no kernel file system; the rest would only want
-# devices, networks or a cluster that a test has not.
-CONFIG = """
-version = 2
-root = "{state}/root"
-state = "{state}/state"
-disabled_plugins = [
-  "io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.aufs",
-  "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper",
-  "io.containerd.snapshotter.v1.zfs", "io.containerd.tracing.processor.v1.otlp",
-]
-[grpc]
-address = "{state}/c.sock"
-[ttrpc]
-address = "{state}/t.sock"
-"""
-
 
 @pytest.fixture(scope="module")
 def ctr(installed: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    """ctr, speaking to a containerd with its own root, state and socket."""
-    state = tmp_path_factory.mktemp("containerd")
-    config = state / "config.toml"
-    config.write_text(CONFIG.format(state=state))
-    daemon = installed("containerd", "--config", config)
-    client = installed("ctr", "--address", state / "c.sock")
-    log = state / "containerd.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [str(daemon.path), *daemon.options],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=dict(daemon.environment),
-        )
-    try:
-        wait_until_ready(process, client, log)
+    with running(installed, tmp_path_factory.mktemp("containerd")) as client:
         yield client
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def wait_until_ready(process: subprocess.Popen[bytes], client: Program, log: Path) -> None:
-    deadline = time.monotonic() + START_LIMIT
-    while process.poll() is None and time.monotonic() < deadline:
-        if client.answers("version"):
-            return
-        time.sleep(0.1)
-    pytest.fail(f"containerd did not start:\n{log.read_text()[-4000:]}")
 
 
 @pytest.fixture

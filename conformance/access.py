@@ -1,0 +1,54 @@
+"""A registry with rules: what is in force there, and who logs in, added as an operator does it."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+Access = Literal["open", "tokens", "tokens of 60 s", "Basic"]
+
+# ann and the robot ci push below conformance/, where bob only pulls; nobody else gets in anywhere.
+RULES = """
+[[rule]]
+who = ["user:ann", "robot:ci"]
+may = ["pull", "push", "delete"]
+on = "conformance/**"
+
+[[rule]]
+who = "user:bob"
+may = "pull"
+on = "conformance/**"
+"""
+SETTINGS: dict[Access, Mapping[str, str]] = {
+    "open": {},
+    "tokens": {"LADING_CHALLENGE": "bearer"},
+    "tokens of 60 s": {"LADING_CHALLENGE": "bearer", "LADING_TOKEN_SECONDS": "60s"},
+    "Basic": {"LADING_CHALLENGE": "basic"},
+}
+
+
+def put_in_force(access: Access, folder: Path) -> dict[str, str]:
+    """Write the rules; the settings by which a registry obeys them."""
+    if access == "open":
+        return {}
+    rules = folder / "rules.toml"
+    rules.write_text(RULES)
+    # The clients' tests show wrong passwords more often than one person would from one address.
+    patience = {"LADING_LOGIN_FAILURES": "1000"}
+    return {**SETTINGS[access], **patience, "LADING_RULES": str(rules)}
+
+
+def add_everyone(lading: Path, catalog: str) -> dict[str, str]:
+    """Add ann, bob and the robot ci; each one's secret."""
+    known = {name: secrets.token_urlsafe(12) for name in ("ann", "bob")}
+    for name, password in known.items():
+        told = ("user", "add", name, "--password-stdin", "--catalog", catalog)
+        subprocess.run([lading, *told], input=f"{password}\n", text=True, check=True)
+    command = [str(lading), "robot", "add", "ci", "--catalog", catalog]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    return {**known, "ci": shown.stdout.strip()}
