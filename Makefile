@@ -34,7 +34,7 @@ check: $(VENV)/.installed-test ## formatting, lint, types, import rules
 	$(BIN)/lint-imports
 
 test: check ## check, then every Python test
-	$(BIN)/pytest -n $(TESTERS)
+	$(BIN)/pytest -n $(TESTERS) --dist worksteal
 
 conformance: $(VENV)/.installed-test ## the official suite and unmodified real clients
 	$(BIN)/python -m conformance.run
