@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tarfile
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -40,14 +41,13 @@ class Programs:
 
 
 @dataclass(kw_only=True)
-class Client:
+class Client(ABC):
     """A client at home, and the registry as it is known there."""
 
     programs: Programs
     home: Path
     address: str
     logs_in = True  # it has a command that asks the registry whether the secret is right
-    copies = True  # between repositories, by mounts
 
     def __post_init__(self) -> None:
         self.home.mkdir()
@@ -62,21 +62,28 @@ class Client:
         named = {name: str(path) for name, path in places.items()}
         return replace(program, environment={**program.environment, **named})
 
+    @abstractmethod
     def login(self, name: str, secret: str) -> None:
-        raise NotImplementedError
+        """Log in, or write down what to log in with."""
 
+    @abstractmethod
     def push(self, image: Layout, reference: str) -> None:
-        raise NotImplementedError
+        """Push the image, or what this client makes of it."""
 
+    @abstractmethod
     def pull(self, image: Layout, reference: str) -> None:
         """Pull, and see that it is this image."""
-        raise NotImplementedError
-
-    def copy(self, source: str, target: str) -> None:
-        raise NotImplementedError
 
     def new_folder(self) -> Path:
         return self.home / f"back-{len(list(self.home.iterdir()))}"
+
+
+class Copying(Client):
+    """A client that copies between repositories, by mounts."""
+
+    @abstractmethod
+    def copy(self, source: str, target: str) -> None:
+        """Copy it."""
 
 
 def is_there(image: Layout, folder: Path) -> None:
@@ -84,7 +91,7 @@ def is_there(image: Layout, folder: Path) -> None:
         assert (folder / "blobs" / "sha256" / digest[7:]).read_bytes() == content
 
 
-class Crane(Client):
+class Crane(Copying):
     @property
     def crane(self) -> Program:
         return self.at_home(self.programs.tool("crane", "--insecure"))
@@ -108,7 +115,7 @@ class Crane(Client):
     logs_in = False
 
 
-class Oras(Client):
+class Oras(Copying):
     @property
     def oras(self) -> Program:
         return self.at_home(self.programs.tool("oras"))
@@ -130,7 +137,7 @@ class Oras(Client):
         self.oras("cp", "--from-plain-http", "--to-plain-http", source, target)
 
 
-class Regctl(Client):
+class Regctl(Copying):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.regctl("registry", "set", self.address, "--tls", "disabled")
@@ -162,7 +169,7 @@ class RegctlInChunks(Regctl):
         self.regctl("registry", "set", self.address, *sizes)
 
 
-class Skopeo(Client):
+class Skopeo(Copying):
     @property
     def skopeo(self) -> Program:
         return self.at_home(self.programs.installed("skopeo", "--insecure-policy"))
@@ -185,7 +192,7 @@ class Skopeo(Client):
         self.skopeo("copy", *ways, f"docker://{source}", f"docker://{target}")
 
 
-class Podman(Client):
+class Podman(Copying):
     @property
     def podman(self) -> Program:
         # fmt: off
@@ -235,7 +242,7 @@ def config_of(image: Layout) -> str:
     return str(json.loads(image.blobs[image.digest])["config"]["digest"])
 
 
-class Containerd(Client):
+class Containerd(Copying):
     logs_in = False
     user: tuple[str, ...] = ()
 
@@ -274,7 +281,6 @@ class OrasPython(Client):
     """oras-py: one file, which is the image's first layer, in chunks."""
 
     logs_in = False  # it writes down what it is told, and asks nobody
-    copies = False
     backend = "token"
 
     def __post_init__(self) -> None:
@@ -314,8 +320,6 @@ class OrasPythonWithBasic(OrasPython):
 
 class Helm(Client):
     """helm: a chart that holds the image's first layer. It is pushed to where its name says."""
-
-    copies = False
 
     @property
     def helm(self) -> Program:

@@ -9,7 +9,7 @@ import secrets
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import httpx
 import pytest
@@ -24,10 +24,13 @@ if TYPE_CHECKING:
     from conformance.login.clients import Client
 
 
+C = TypeVar("C", bound="Client")
+
+
 class MakeClient(Protocol):
     """A client in the hands of ann, bob or nobody, who knows the registry by this address."""
 
-    def __call__(self, kind: type[Client], name: str | None, address: str = "") -> Client: ...
+    def __call__(self, kind: type[C], name: str | None, address: str = "") -> C: ...
 
 
 @pytest.fixture(scope="session")
@@ -83,7 +86,7 @@ def programs(tool: Tools, installed: Tools, ctr: Callable[[], Program]) -> Progr
 def make_client(
     programs: Programs, homes: Path, registry: str, known: dict[str, str]
 ) -> MakeClient:
-    def make(kind: type[Client], name: str | None, address: str = "") -> Client:
+    def make(kind: type[C], name: str | None, address: str = "") -> C:
         home = homes / secrets.token_hex(4)
         client = kind(programs=programs, home=home, address=address or registry)
         if name is not None:

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from conformance.login.clients import CLIENTS, DENIED, HIDDEN, UNKNOWN, Client, Refused
+from conformance.login.clients import CLIENTS, DENIED, HIDDEN, UNKNOWN, Client, Copying, Refused
 
 if TYPE_CHECKING:
     from conformance.conftest import MakeLayout, MakeTap
     from conformance.login.conftest import MakeClient
 
-COPYING = {name: kind for name, kind in CLIENTS.items() if kind.copies}
+COPYING = {name: kind for name, kind in CLIENTS.items() if issubclass(kind, Copying)}
 
 
 @pytest.fixture(params=[*CLIENTS.values()], ids=[*CLIENTS])
@@ -71,7 +71,7 @@ def test_a_repository_without_a_right_is_not_there(
 @pytest.mark.parametrize("kind", COPYING.values(), ids=[*COPYING])
 def test_a_copy_between_repositories_mounts_its_layers(
     make_client: MakeClient,
-    kind: type[Client],
+    kind: type[Copying],
     remote: str,
     make_layout: MakeLayout,
     tap: MakeTap,
