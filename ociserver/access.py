@@ -114,7 +114,7 @@ def _principal(options: argparse.Namespace, rules: Rules) -> Principal:
 
 def key(arguments: Sequence[str]) -> int:
     """Run `lading key`: have tokens signed by a new key. Exit status: 0, 1, or 2."""
-    from ociserver.auth.trust import rotate  # noqa: PLC0415 - reads the whole of cryptography
+    from ociserver.auth.trust import revoke, rotate  # noqa: PLC0415 - reads the whole of cryptography
 
     parser = argparse.ArgumentParser(prog="lading key", description="The keys that sign tokens.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -127,12 +127,12 @@ def key(arguments: Sequence[str]) -> int:
 
         async def work() -> None:
             async with existing_catalog(settings) as catalog:
-                before = await catalog.read(lambda tx: tx.signing_keys())
-                await rotate(catalog, time.time(), actor="operator")
+                before = [each.id for each in await catalog.read(lambda tx: tx.signing_keys())]
+                # Another's new key, made at this moment, may sign only later: ours signs now.
+                while not await rotate(catalog, time.time(), actor="operator"):
+                    pass
                 if options.revoke:
-                    await catalog.write(
-                        lambda tx: tx.drop_signing_keys([each.id for each in before])
-                    )
+                    await revoke(catalog, before, actor="operator")
 
         asyncio.run(work())
     except (SettingInvalid, LadingError) as error:

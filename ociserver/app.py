@@ -182,10 +182,11 @@ def _access(settings: Settings, catalog: Catalog, uploads: Uploads, metrics: Met
             token=settings.token_seconds, key=settings.key_seconds, upload=settings.upload_idle
         ),
     )
+    workloads = Workloads(lambda: book.rules.issuers)
     logins = Logins(
         catalog,
         audit,
-        Workloads(lambda: book.rules.issuers),
+        workloads,
         patience=Patience(failures=settings.login_failures, seconds=settings.login_window),
         refused=metrics.refused,
     )
@@ -209,6 +210,7 @@ def _access(settings: Settings, catalog: Catalog, uploads: Uploads, metrics: Met
 
     async def close() -> None:
         logins.close()
+        workloads.close()
         await audit.flush()
 
     return _Access(

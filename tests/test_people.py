@@ -185,3 +185,6 @@ def test_a_key_that_is_replaced_ends_tokens_only_where_that_is_asked(tmp_path: P
         for headers, status in ((old, 401), (new, 401), (newest, 404)):
             assert client.get(path, headers=headers).status_code == status
         assert len(keys()) == 1
+        done = [(action, subject) for action, subject, _ in events(catalog)]
+        assert [action for action, _ in done].count("rotate-key") == 3
+        assert ("revoke-key", first) in done

@@ -162,6 +162,21 @@ async def rotate(catalog: Catalog, signs_from: float, actor: str = "lading") -> 
     return await catalog.write(work)
 
 
+async def revoke(catalog: Catalog, keys: Sequence[str], actor: str) -> None:
+    """Have nothing taken any more that these keys signed. Raises Unavailable."""
+    now = time.time()
+    events = [
+        AuditEvent(at=now, actor=actor, action="revoke-key", subject=key, outcome="done")
+        for key in keys
+    ]
+
+    def work(tx: CatalogTx) -> None:
+        tx.drop_signing_keys(keys)
+        tx.record(events)
+
+    await catalog.write(work)
+
+
 async def looking(trust: Trust) -> None:
     """Look for news once; an outage is no reason to forget what is known."""
     try:
