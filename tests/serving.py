@@ -73,18 +73,19 @@ class Served:
             said = (self.data / "log").read_bytes()[before:].decode(errors="replace")
             if found := re.search(r"listens on https?://127\.0\.0\.1:(\d+)", said):
                 self.port = int(found[1])
-                try:
-                    if (
-                        httpx.get(
-                            f"{self.url}/readyz", timeout=2, verify=self.trust or False
-                        ).status_code
-                        == 200
-                    ):
-                        return
-                except httpx.TransportError:
-                    pass
+                # One of several answers for itself; the others are still reading their modules.
+                begun = said.count("Application startup complete")
+                if self._is_ready() and (self.workers == 1 or begun >= self.workers):
+                    return
             time.sleep(0.02)
         raise AssertionError(f"the registry did not start:\n{self.log}")
+
+    def _is_ready(self) -> bool:
+        try:
+            answer = httpx.get(f"{self.url}/readyz", timeout=2, verify=self.trust or False)
+        except httpx.TransportError:
+            return False
+        return answer.status_code == 200
 
     def stop(self) -> int:
         """Ask it to end, wait, and return its exit status."""
