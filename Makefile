@@ -45,6 +45,7 @@ soak: $(VENV)/.installed-test ## 100,000 pushes beside a collection every second
 bench: $(VENV)/.installed-test ## side by side against distribution, nginx and, if on the PATH, zot and olareg
 	$(BIN)/python bench/run.py
 	$(BIN)/python bench/run.py stores
+	$(BIN)/python bench/run.py access
 
 clean: ## remove the environment and what was built (never ./data)
 	rm -rf $(VENV) conformance/.tools bench/out .mypy_cache .ruff_cache .pytest_cache

@@ -5,7 +5,8 @@
  * thread runs its connections from one epoll. It checks every status and reads every body to its
  * end, by Content-Length or by chunks, and checks nothing more: identity of bytes is for the tests.
  *
- * load PORT CONNECTIONS THREADS SECONDS SCRIPT: SECONDS 0 plays the script once; otherwise it goes
+ * load PORT CONNECTIONS THREADS SECONDS SCRIPT [FIELD]: each request carries the header FIELD,
+ * "Name: value", where it is given; SECONDS 0 plays the script once; otherwise it goes
  * round until the time is over, or, where its first byte is '!', ends early when it is used up.
  *
  * A script is a row of steps, "GROUP STATUS METHOD TARGET TYPE LENGTH SOURCE\n": GROUP 1 opens a
@@ -79,6 +80,7 @@ static size_t *groups, group_count, connection_count;
 static int port;
 static bool goes_round;
 static double deadline;
+static const char *field = "";
 
 static double now(void) {
     struct timespec at;
@@ -177,8 +179,8 @@ static void write_head(struct connection *c) {
         join = strchr(target, '?') ? "&" : "?";
     }
     int length = snprintf(c->out.bytes, HEAD_ROOM,
-                          "%s %s%s%s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAccept: %s\r\n", step->method,
-                          target, join, query, port, accepted);
+                          "%s %s%s%s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAccept: %s\r\n%s%s", step->method,
+                          target, join, query, port, accepted, field, *field ? "\r\n" : "");
     if (strcmp(step->method, "GET") && length < HEAD_ROOM)
         length += snprintf(c->out.bytes + length, (size_t)(HEAD_ROOM - length), "Content-Length: %lld\r\n",
                            (long long)step->length);
@@ -411,14 +413,15 @@ static void report(struct worker *workers, size_t count, double begun) {
 }
 
 int main(int count, char **words) {
-    if (count != 6) {
-        fprintf(stderr, "usage: load PORT CONNECTIONS THREADS SECONDS SCRIPT\n");
+    if (count != 6 && count != 7) {
+        fprintf(stderr, "usage: load PORT CONNECTIONS THREADS SECONDS SCRIPT [FIELD]\n");
         return 2;
     }
     port = atoi(words[1]);
     connection_count = (size_t)atoll(words[2]);
     size_t threads = (size_t)atoll(words[3]);
     read_script(words[5]);
+    if (count == 7) field = words[6];
     if (threads > connection_count) threads = connection_count;
     struct worker *workers = calloc(threads, sizeof *workers);
     double begun = now(), seconds = atof(words[4]);

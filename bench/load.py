@@ -121,11 +121,20 @@ def on_cores(cores: frozenset[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def play(
-    server: Server, script: Path, *, connections: int = 1, threads: int = 1, seconds: float = 0
+def play(  # noqa: PLR0913 - how it is played, each by its name
+    server: Server,
+    script: Path,
+    *,
+    connections: int = 1,
+    threads: int = 1,
+    seconds: float = 0,
+    field: str = "",
 ) -> Played:
-    """Play the script against the server, from the cores the load may use."""
-    words = (server.port, connections, threads, seconds, script)
+    """Play the script against the server, from the cores the load may use.
+
+    `field` is a header line that each request carries.
+    """
+    words = (server.port, connections, threads, seconds, script, field)
     before = server.cpu_seconds()
     with on_cores(server.profile.load_cores):
         done = subprocess.run(

@@ -1,4 +1,6 @@
-"""`make bench`: Lading beside its peers; `run.py stores` is the part on PostgreSQL and S3."""
+"""`make bench`: Lading beside its peers; `run.py stores` is the part on PostgreSQL and S3,
+`run.py access` the part with rules in force.
+"""
 
 import importlib
 import sys
@@ -7,8 +9,10 @@ from pathlib import Path
 # A script's own folder is on the path; the package `bench` lies one above.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+PARTS = {"stores": "bench.stores", "access": "bench.access"}
+
 if __name__ == "__main__":
-    stores = sys.argv[1:2] == ["stores"]
-    if stores:
+    part = PARTS.get(sys.argv[1]) if sys.argv[1:] else None
+    if part:
         del sys.argv[1]
-    sys.exit(importlib.import_module("bench.stores" if stores else "bench.suite").main())
+    sys.exit(importlib.import_module(part or "bench.suite").main())
