@@ -21,7 +21,8 @@ from ociserver.errors import Unauthenticated
 from ociserver.ports import Catalog, CatalogTx
 
 _REFRESH_BYTES = 32
-# A client whose answer was lost, or that asks twice at once, may show the replaced one again.
+# A client whose answer was lost, or that asks twice at once, may show the replaced one again for a
+# token, and for no third: of two who hold one refresh token, one must come to be found out.
 _REPLACED_SECONDS = 60.0
 _ENDED_SECONDS = 86_400.0
 
@@ -68,9 +69,9 @@ class Issuing:
     async def for_refresh(self, text: str, asked: Access, *, offline: bool) -> Issued:
         """Return a token for a refresh token's holder; where `offline` asks, another of these.
 
-        That one then takes the place of the one shown. One that comes again later was stolen, from
-        the holder or from us, and ends all that came of its login (RFC 9700 section 4.14.2).
-        Raises Unauthenticated, Unavailable.
+        That one then takes the place of the one shown; of several requests at once, on any replica,
+        one is given it. One that comes again later was stolen, from the holder or from us, and ends
+        all that came of its login (RFC 9700 section 4.14.2). Raises Unauthenticated, Unavailable.
         """
         now = time.time()
         shown = _hash(text)
@@ -95,12 +96,14 @@ class Issuing:
             return issued
         following, record = self._refresh_token(principal.name, token.family, now)
 
-        def rotate(tx: CatalogTx) -> None:
-            tx.replace_refresh_token(shown, now)
-            tx.add_refresh_token(record)
+        def rotate(tx: CatalogTx) -> bool:
+            replaced = tx.replace_refresh_token(shown, now)
+            if replaced:
+                tx.add_refresh_token(record)
+            return replaced
 
-        await self._catalog.write(rotate)
-        return replace(issued, refresh_token=following)
+        replaced = await self._catalog.write(rotate)
+        return replace(issued, refresh_token=following if replaced else None)
 
     async def sweep(self) -> None:
         """Forget refresh tokens that ended a day ago. Raises Unavailable."""

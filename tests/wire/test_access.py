@@ -252,6 +252,10 @@ def test_oauth_by_password_and_by_refresh_token_that_turns(
         assert client.get("/v2/team/a/tags/list", headers=headers).status_code == 200
     turned = client.post("/token", data={**shown, "access_type": "offline"}).json()
     assert turned["refresh_token"] != first["refresh_token"]
+    # Whoever comes second with it has a token by it, and nothing that lasts.
+    late = client.post("/token", data={**shown, "access_type": "offline"}).json()
+    assert late["access_token"]
+    assert "refresh_token" not in late
     following = {**refreshing, "refresh_token": turned["refresh_token"]}
     assert client.post("/token", data=following).status_code == 200
     for bad in ("", "x", "x" * 500):
