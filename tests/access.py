@@ -57,20 +57,31 @@ class Guarded(Served):
 
     @property
     def catalog(self) -> str:
+        if "--catalog" in self.options:
+            return self.options[self.options.index("--catalog") + 1]
         return f"sqlite:///{self.data}/catalog.db"
 
     def admit(self) -> Guarded:
-        """Write the rules, add everyone, and start."""
+        """Add everyone, and start."""
         self.data.mkdir(parents=True, exist_ok=True)
-        self.rules_file = self.data / "rules.toml"
-        self.rules_file.write_text(RULES)
-        self.options = ("--rules", str(self.rules_file), *self.options)
         self.secrets = {}
         for name in ("ann", "bob"):
             self.secrets[name] = f"password of {name}"
             run("user", "add", name, "--password-stdin", catalog=self.catalog,
                 stdin=f"{self.secrets[name]}\n")  # fmt: skip
         self.secrets["ci"] = run("robot", "add", "ci", catalog=self.catalog)
+        return self._begin()
+
+    def join(self, other: Guarded) -> Guarded:
+        """Start on the catalog of another, with a rule file of its own."""
+        self.secrets = other.secrets
+        return self._begin()
+
+    def _begin(self) -> Guarded:
+        self.data.mkdir(parents=True, exist_ok=True)
+        self.rules_file = self.data / "rules.toml"
+        self.rules_file.write_text(RULES)
+        self.options = ("--rules", str(self.rules_file), *self.options)
         self.start()
         return self
 
