@@ -123,7 +123,7 @@ class Callers:
             token = self._trust.judged(text, late=late)
         except TokenInvalid:
             # It may be of a key that another replica has just made.
-            await self._trust.look(again=True)
+            await self._trust.look_again()
             try:
                 token = self._trust.judged(text, late=late)
             except TokenInvalid as error:

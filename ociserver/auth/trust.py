@@ -7,6 +7,7 @@ a token lives for minutes.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import time
@@ -58,7 +59,8 @@ class Trust:
         self._service = service
         self._lifetimes = lifetimes
         self._generation: int | None = None
-        self._looked_at = -_LOOK_AGAIN_SECONDS
+        self._looked_at = 0.0
+        self._again: asyncio.Future[None] | None = None
         self._keys: dict[str, SigningKey] = {}
         self._private: dict[str, Any] = {}
         self._public: dict[str, ec.EllipticCurvePublicKey] = {}
@@ -98,19 +100,29 @@ class Trust:
             ]
         }
 
-    async def look(self, *, again: bool = False) -> None:
-        """Learn what changed. `again`: though no news came, but not more than once a second.
+    async def look(self) -> None:
+        """Learn what changed, if anything did. Raises Unavailable."""
+        if self._catalog.generation(ACCESS) != self._generation:
+            await self._learn()
 
-        Raises Unavailable.
+    async def look_again(self) -> None:
+        """Learn what there is, though no news came; for all who ask in the same second, once.
+
+        Anybody can send a token of a key that we do not know: a flood of them must not become one
+        of reads, least of all while the catalog is slow to answer. Raises Unavailable.
         """
-        generation = self._catalog.generation(ACCESS)
         now = time.monotonic()
-        due = again and now - self._looked_at >= _LOOK_AGAIN_SECONDS
-        if generation == self._generation and not due:
-            return
+        due = now - self._looked_at >= _LOOK_AGAIN_SECONDS
+        if self._again is None or (due and self._again.done()):
+            self._looked_at = now
+            self._again = asyncio.ensure_future(self._learn())
+        await asyncio.shield(self._again)
+
+    async def _learn(self) -> None:
+        generation = self._catalog.generation(ACCESS)
         since = time.time() - self._lifetimes.longest
         keys, cut_off = await self._catalog.read(lambda tx: (tx.signing_keys(), tx.cut_off(since)))
-        self._generation, self._looked_at = generation, now
+        self._generation = generation
         self._cut_off = cut_off
         if [key.id for key in keys] != list(self._keys):
             self._hold(keys)
@@ -132,7 +144,7 @@ class Trust:
         ]
         if ended:
             await self._catalog.write(lambda tx: tx.drop_signing_keys(ended))
-        await self.look(again=True)
+        await self._learn()
 
     def _hold(self, keys: Sequence[SigningKey]) -> None:
         if self._keys.keys() - {key.id for key in keys}:
