@@ -110,7 +110,12 @@ def create_app(settings: Settings) -> FrontDoor:
         guard=access.guard,
         metrics=metrics,
         access_log=access_log,
-        limits=HeadLimits(header_bytes=settings.header_limit, idle_seconds=settings.idle),
+        limits=HeadLimits(
+            target_bytes=settings.target_limit,
+            header_bytes=settings.header_limit,
+            header_count=settings.header_count,
+            idle_seconds=settings.idle,
+        ),
     )
 
 

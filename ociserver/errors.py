@@ -49,10 +49,6 @@ class ManifestInvalid(LadingError):
     """The body is not what its media type says it is."""
 
 
-class ManifestTooLarge(LadingError):
-    """The manifest is over the configured limit."""
-
-
 class ManifestUnknown(LadingError):
     """No such manifest, by tag or by digest, in this repository."""
 
@@ -158,6 +154,10 @@ class TooManyRequests(LadingError):
     def __init__(self, message: str, *, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class BodyTooLarge(LadingError):
+    """The manifest, or the form that asks for a token, is over its limit."""
 
 
 class BodySlow(LadingError):

@@ -262,6 +262,10 @@ class Settings:
     header_limit: int = _setting(
         160 << 10, _within(SIZE, "8KiB"), "most bytes of headers in a request"
     )
+    header_count: int = _setting(128, _number(32, 10_000), "most headers in a request")
+    target_limit: int = _setting(
+        16 << 10, _within(SIZE, "1KiB"), "longest path with its query, in bytes"
+    )
     idle: float = _setting(65.0, SECONDS, "close connections that keep us waiting this long")
     drain: float = _setting(60.0, SECONDS, "after SIGTERM, time for what is under way to end")
     access_log: str = _setting("on", _choice("on", "off"), "a line for every request")

@@ -80,6 +80,9 @@ class Logins:
                 )
             )
             raise
+        except TooManyRequests:
+            self._refused("logins")
+            raise
         self._by_name.succeeded(key)
         return principal
 

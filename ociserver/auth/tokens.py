@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 from ociserver.auth.principals import Principal
 from ociserver.auth.rules import Action, Rights
+from ociserver.refs import NAME_MAX
 
 ALGORITHM = "ES256"
 # A principal with its groups, claims and 50 repositories fits; nothing longer is even parsed.
@@ -23,8 +24,10 @@ _TOKEN_BYTES = 16 * 1024
 # How far the clocks of replicas may be apart.
 _SKEW_SECONDS = 30
 _SCOPE = re.compile(r"repository(?:\([^)]*\))?:([^:\s]+(?::[0-9]+/[^:\s]+)?):([a-z,*-]*)")
-# More are not answered: nobody pulls from so many at once, and a token must fit in a header.
+# More, or longer ones, are not answered: nobody pulls from so many at once, and a token must fit in
+# a header.
 _SCOPES = 50
+_NAMES_LENGTH = 6 * 1024
 # Actions of a scope, and what a rule must grant for each.
 _ACTIONS = {"pull": Action.PULL, "push": Action.PUSH, "delete": Action.DELETE}
 # `repository:*:mount` asks to mount blobs from wherever one may pull: a mount that names no source
@@ -62,13 +65,13 @@ def parse_scopes(texts: Iterable[str]) -> dict[str, frozenset[str]]:
     asked: dict[str, frozenset[str]] = {}
     for text in (each for several in texts for each in several.split()):
         found = _SCOPE.fullmatch(text)
-        if found is None:
+        if found is None or len(found[1]) > NAME_MAX:
             continue
         actions = set(found[2].split(","))
         known = {MOUNT} if found[1] == ANYWHERE else _ACTIONS.keys()
         wanted = frozenset(_ACTIONS if "*" in actions and known != {MOUNT} else actions & known)
         asked[found[1]] = asked.get(found[1], frozenset()) | wanted
-        if len(asked) > _SCOPES:
+        if len(asked) >= _SCOPES or sum(map(len, asked)) > _NAMES_LENGTH:
             break
     return asked
 

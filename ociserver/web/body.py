@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from starlette.types import Scope
 
-from ociserver.errors import BodySlow, ManifestTooLarge
+from ociserver.errors import BodySlow, BodyTooLarge
 
 Into = Callable[[memoryview], Awaitable[int]]
 
@@ -55,8 +55,8 @@ class RequestBody:
         return came
 
     async def whole(self, *, declared: int | None, limit: int) -> bytes:
-        """Return all of it. Raises ManifestTooLarge over `limit` bytes, before reading them."""
-        too_large = ManifestTooLarge(f"the manifest is over the limit of {limit} bytes")
+        """Return all of it. Raises BodyTooLarge over `limit` bytes, before reading them."""
+        too_large = BodyTooLarge(f"the body is over the limit of {limit} bytes")
         if declared is not None and declared > limit:
             raise too_large
         taken = bytearray()

@@ -26,7 +26,7 @@ WIRE: dict[type[LadingError], tuple[int, str]] = {
     errors.DigestInvalid: (400, "DIGEST_INVALID"),
     errors.DigestMismatch: (400, "DIGEST_INVALID"),
     errors.ManifestInvalid: (400, "MANIFEST_INVALID"),
-    errors.ManifestTooLarge: (413, "SIZE_INVALID"),
+    errors.BodyTooLarge: (413, "SIZE_INVALID"),
     errors.ManifestUnknown: (404, "MANIFEST_UNKNOWN"),
     errors.ManifestBlobUnknown: (404, "MANIFEST_BLOB_UNKNOWN"),
     errors.BlobUnknown: (404, "BLOB_UNKNOWN"),

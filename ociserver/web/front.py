@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ociserver.errors import ClientGone, LadingError, RouteUnknown
+from ociserver.errors import BodySlow, BodyTooLarge, ClientGone, LadingError, RouteUnknown
 from ociserver.web.errors import answer_to, envelope
 from ociserver.web.guard import Guard
 from ociserver.web.headers import is_unchanged
@@ -25,6 +25,9 @@ from ociserver.web.pull import ManifestAnswer
 
 _LEFT = 499
 _SERVER_FAULT = 500
+# Which limit it was, for the count of refusals: of a body, and of a head by its status.
+_BODY_LIMITS: dict[type[LadingError], str] = {BodySlow: "slow", BodyTooLarge: "body"}
+_HEAD_LIMITS = {400: "malformed", 414: "target", 431: "headers"}
 log = logging.getLogger("lading.web")
 
 HotManifest = Callable[[bytes], ManifestAnswer | None]
@@ -125,6 +128,7 @@ class FrontDoor:
         """Count and log a head that never became a request; return its id."""
         request_id = f"{self._prefix}-{next(self._numbers):x}"
         self._metrics.answered("unknown", "-", status, 0.0)
+        self._metrics.refused(_HEAD_LIMITS[status])
         if self._access_log is not None:
             self._access_log.line(request_id, client, "-", "-", status, size, 0.0)
         return request_id
@@ -151,6 +155,8 @@ class FrontDoor:
         self, error: LadingError, scope: Scope, send: Send, exchange: _Exchange
     ) -> None:
         status, headers, body = answer_to(error, scope, self._guard.realm.challenge)
+        if (limit := _BODY_LIMITS.get(type(error))) is not None:
+            self._metrics.refused(limit)
         if status >= _SERVER_FAULT:
             fields = {"request_id": exchange.id, "status": status, "path": scope["path"]}
             log.warning(str(error), extra={"fields": fields})

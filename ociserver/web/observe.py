@@ -105,7 +105,7 @@ class Metrics:
         children[1].observe(seconds)
 
     def refused(self, reason: str) -> None:
-        """Count a refusal: `denied`, `login`, `throttled`, `rate` or `uploads`."""
+        """Count a refusal: by a rule (`denied`), a failed `login`, or which limit was met."""
         self._refused.labels(reason).inc()
 
     def collected(self, manifests: int, links: int, blobs: int, size: int) -> None:

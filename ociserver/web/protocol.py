@@ -48,10 +48,10 @@ SendFile = Callable[[int, int, int], Awaitable[bool]]
 class HeadLimits:
     """Bounds on a request before its body, and on how long a connection may keep us waiting."""
 
-    target_bytes: int = 16 * 1024
-    header_bytes: int = 160 * 1024  # 4,096 byte ranges in one header fit
-    header_count: int = 128
-    idle_seconds: float = 60.0
+    target_bytes: int
+    header_bytes: int
+    header_count: int
+    idle_seconds: float
 
 
 @dataclass(slots=True)

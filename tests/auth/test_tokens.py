@@ -178,5 +178,11 @@ def test_no_more_is_granted_than_asked_for_and_allowed() -> None:
     assert granted(parse_scopes(["repository:*:mount"]), rights) == {"*": {"mount"}}
 
 
+def test_what_is_too_long_for_a_repository_asks_for_nothing() -> None:
+    fitting = "a" * 255
+    assert parse_scopes([f"repository:{fitting}:pull"]) == {fitting: {"pull"}}
+    assert parse_scopes([f"repository:{fitting}a:pull"]) == {}
+
+
 def test_so_many_scopes_are_answered_and_no_more() -> None:
     assert len(parse_scopes(" ".join(f"repository:r{n}:pull" for n in range(5000)).split())) < 100
