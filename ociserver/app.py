@@ -166,7 +166,7 @@ class _Access:
 
 def _access(settings: Settings, catalog: Catalog, uploads: Uploads, metrics: Metrics) -> _Access:
     proxies = settings.trusted_proxies or ()
-    audit = Audit(catalog)
+    audit = Audit(catalog, metrics.folded.inc)
     realm = Realm(
         scheme=settings.challenge,
         service=settings.service,
@@ -216,7 +216,7 @@ def _access(settings: Settings, catalog: Catalog, uploads: Uploads, metrics: Met
     async def close() -> None:
         logins.close()
         workloads.close()
-        await audit.flush()
+        await audit.flush(at_the_end=True)
 
     return _Access(
         guard=guarding(callers),

@@ -2,15 +2,19 @@
 
 A refusal must not cost more than what it refuses, so events wait for each other in memory for a
 moment. Their number is bounded: what finds no room is counted, and the count is an event itself.
+Refusals that repeat are counted, too (`folding`).
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 
+from ociserver.auth.folding import Folding
 from ociserver.auth.records import AuditEvent
 from ociserver.errors import LadingError
 from ociserver.ports import Catalog
@@ -24,10 +28,19 @@ _BATCH = 500
 class Audit:
     """The way into the audit for what the server itself sees: refusals, failures, new rules."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, folded: Callable[[], None]) -> None:
         self._catalog = catalog
+        self._folded = folded
+        self._folding = Folding()
         self._waiting: deque[AuditEvent] = deque()
         self._lost = 0
+
+    def refused(self, event: AuditEvent, address: str) -> None:
+        """Have a refusal recorded, or counted if there were too many; `folded` is told of those."""
+        if self._folding.is_first(event, address):
+            self.note(event)
+        else:
+            self._folded()
 
     def note(self, event: AuditEvent) -> None:
         """Have it recorded within a second or so. It is in the log at once."""
@@ -45,8 +58,13 @@ class Audit:
         else:
             self._waiting.append(event)
 
-    async def flush(self) -> None:
-        """Record what waits; where the catalog is away it goes on waiting. Raises nothing."""
+    async def flush(self, *, at_the_end: bool = False) -> None:
+        """Record what waits; where the catalog is away it goes on waiting. Raises nothing.
+
+        What was counted is recorded once its time is over, or `at_the_end`.
+        """
+        for event in self._folding.counted(math.inf if at_the_end else time.time()):
+            self.note(event)
         while self._waiting or self._lost:
             batch = [self._waiting[number] for number in range(min(_BATCH, len(self._waiting)))]
             lost = self._lost

@@ -69,7 +69,7 @@ class Logins:
             now = time.monotonic()
             self._by_name.failed(key, now)
             self._by_address.failed(address, now)
-            self._audit.note(
+            self._audit.refused(
                 AuditEvent(
                     at=time.time(),
                     actor=name if is_name(name) else "unknown",
@@ -77,7 +77,8 @@ class Logins:
                     subject=address,
                     outcome="failed",
                     detail={"reason": error.message},
-                )
+                ),
+                address,
             )
             raise
         except TooManyRequests:

@@ -180,7 +180,8 @@ class Guard:
             raise Unauthenticated("the token has expired", reason="invalid_token")
 
     def _note(self, caller: Caller, action: Action, repository: str, scope: Scope) -> None:
-        self._audit.note(
+        address = sender(scope, self.realm.proxies)
+        self._audit.refused(
             AuditEvent(
                 at=time.time(),
                 actor=caller.principal.name,
@@ -189,10 +190,11 @@ class Guard:
                 outcome="denied",
                 detail={
                     "request_id": scope.get("lading.request_id", ""),
-                    "address": sender(scope, self.realm.proxies),
+                    "address": address,
                     "method": scope["method"],
                 },
-            )
+            ),
+            address,
         )
 
 

@@ -68,6 +68,11 @@ class Metrics:
             ("reason",),
             registry=own,
         )
+        self.folded = Counter(
+            "lading_audit_folded",
+            "Refusals counted in an event of the audit, not recorded each by itself.",
+            registry=own,
+        )
         self._collected = Counter(
             "lading_collected", "Rows that a collection took.", ("kind",), registry=own
         )

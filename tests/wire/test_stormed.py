@@ -5,18 +5,20 @@ little, they are cut as anybody is, and others are served meanwhile.
 from __future__ import annotations
 
 import base64
+import json
 import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.access import Guarded, guarded
 from tests.serving import digest_of, push_blob
-from tests.wire.build import assert_refused, image, put_manifest
+from tests.wire.build import assert_refused, image, put_manifest, rows
 from tests.wire.raw import Connection, eventually, request
 
 GIB = 1 << 30
@@ -244,3 +246,29 @@ def test_a_flood_of_logins_is_bounded_and_others_are_served(registry: Guarded) -
         assert slowest < 1
         statuses = {each.result() for each in guesses}
     assert statuses == {401, 429}
+
+
+# -- what remains of it
+
+
+def test_a_flood_of_refusals_is_few_rows_and_no_number_is_lost(tmp_path: Path) -> None:
+    with guarded(tmp_path) as served:
+        with served.client() as client, Connection(served) as connection:
+            client.auth = served.basic("bob")
+            assert client.post("/v2/team/a/blobs/uploads/").status_code == 403
+            asked = [request("GET", f"/v2/none/{number}/tags/list") for number in range(1000)]
+            for piece in (asked, asked[:1] * 1000):
+                connection.send(b"".join(piece))
+                assert {connection.answer().status_code for _ in piece} == {401}
+            assert "lading_audit_folded_total 1901.0" in client.get("/metrics").text
+        assert served.stop() == 0
+        found = rows(served, "SELECT actor, subject, outcome, detail FROM audit_event")
+    refusals = [
+        (actor, subject, json.loads(detail).get("repeated"))
+        for actor, subject, outcome, detail in found
+        if outcome == "denied"
+    ]
+    assert len(refusals) == 102
+    assert refusals[0] == ("user:bob", "team/a", None)
+    told = {(actor, subject): count for actor, subject, count in refusals if count is not None}
+    assert told == {("anyone", "none/0"): 1000, ("several", "several"): 901}
