@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import HTTPRedirectHandler, build_opener
@@ -35,6 +36,9 @@ _DOCUMENT_BYTES = 1024 * 1024
 # Keys are kept so long, and looked for again sooner where a token names one that is not there.
 _KEPT_SECONDS = 3600.0
 _AGAIN_SECONDS = 30.0
+# An issuer that did not answer is left alone for so long: anybody can name it in a token, and those
+# who wait for it must not become a queue.
+_AWAY_SECONDS = 5.0
 _THREADS = 2
 
 
@@ -42,10 +46,14 @@ class _IssuerAwayError(Exception):
     """The issuer's keys cannot be had now."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Keys:
-    by_id: Mapping[str | None, jwt.PyJWK]
-    fetched_at: float
+    """What is known of one issuer; `again_at` is when it may be asked once more."""
+
+    fetching: asyncio.Lock = field(default_factory=asyncio.Lock)
+    by_id: Mapping[str | None, jwt.PyJWK] = field(default_factory=dict)
+    ends_at: float = -math.inf
+    again_at: float = -math.inf
 
 
 class Workloads:
@@ -54,7 +62,6 @@ class Workloads:
     def __init__(self, issuers: Callable[[], Mapping[str, Issuer]]) -> None:
         self._issuers = issuers
         self._keys: dict[Issuer, _Keys] = {}
-        self._fetching = asyncio.Lock()
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="issuers")
 
     async def principal(self, token: str) -> Principal:
@@ -93,14 +100,21 @@ class Workloads:
 
     async def _key(self, issuer: Issuer, key_id: object) -> jwt.PyJWK:
         loop = asyncio.get_running_loop()
-        async with self._fetching:
-            kept = self._keys.get(issuer)
-            age = loop.time() - kept.fetched_at if kept else _KEPT_SECONDS
-            missing = kept is None or key_id not in kept.by_id
-            if age >= _KEPT_SECONDS or (missing and age >= _AGAIN_SECONDS):
-                fetched = await in_thread(self._pool, _fetched, issuer)
-                kept = self._keys[issuer] = _Keys(fetched, loop.time())
-        found = kept.by_id.get(key_id) if kept and isinstance(key_id, str) else None
+        keys = self._keys.setdefault(issuer, _Keys())
+        async with keys.fetching:
+            now = loop.time()
+            ended = now >= keys.ends_at
+            if (ended or key_id not in keys.by_id) and now >= keys.again_at:
+                try:
+                    keys.by_id = await in_thread(self._pool, _fetched, issuer)
+                except _IssuerAwayError:
+                    keys.again_at = loop.time() + _AWAY_SECONDS
+                    raise
+                now = loop.time()
+                keys.ends_at, keys.again_at = now + _KEPT_SECONDS, now + _AGAIN_SECONDS
+            elif ended:
+                raise _IssuerAwayError(f"{issuer.url} did not answer a moment ago")
+        found = keys.by_id.get(key_id) if isinstance(key_id, str) else None
         if found is None:
             raise Unauthenticated("the workload's token is of a key that its issuer does not show")
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable, Iterator
 
@@ -68,6 +69,37 @@ def test_a_flood_of_unknown_keys_does_not_flood_the_issuer(issuer: Issuer) -> No
     issuer.key_id = "k9"
     judged(issuer, *[issuer.token() for _ in range(20)], good)
     assert issuer.asked.count("/keys") == 1
+
+
+def test_an_issuer_that_is_silent_is_asked_once_and_holds_up_no_other(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ociserver.auth.workloads._FETCH_SECONDS", 2.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        table = issuer.table() + issuer.table().replace(issuer.url, url).replace('"ci"', '"other"')
+        rules = Rules.parse(f'{table}[[rule]]\nwho = "anyone"\nmay = "pull"\non = "**"\n')
+        waiting, good = issuer.token(iss=url), issuer.token()
+
+        async def story() -> float:
+            workloads = Workloads(lambda: rules.issuers)
+            try:
+                flood = [asyncio.create_task(workloads.principal(waiting)) for _ in range(20)]
+                await asyncio.sleep(0)
+                began = time.monotonic()
+                assert (await workloads.principal(good)).name.startswith("workload:ci:")
+                took = time.monotonic() - began
+                answers = await asyncio.gather(*flood, return_exceptions=True)
+                assert {type(each) for each in answers} == {Unauthenticated}
+                return took
+            finally:
+                workloads.close()
+
+        assert asyncio.run(story()) < 1.5
+        silent.settimeout(0)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
 
 
 OTHER = rsa.generate_private_key(65537, 2048)
