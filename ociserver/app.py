@@ -33,7 +33,7 @@ from ociserver.retention import Retention
 from ociserver.sessions import Uploads
 from ociserver.settings import Settings
 from ociserver.stores import Stores, open_stores
-from ociserver.web.body import Pace
+from ociserver.web.body import BodyLimits, Pace
 from ociserver.web.front import FrontDoor, every
 from ociserver.web.guard import Guard, Realm
 from ociserver.web.limits import Limits
@@ -80,8 +80,11 @@ def create_app(settings: Settings) -> FrontDoor:
         RegistryWriter(catalog, accept_sparse=settings.sparse == "accept"),
         uploads,
         metrics,
-        manifest_bytes=settings.manifest_limit,
-        pace=Pace(seconds=settings.body_seconds, bytes=settings.body_bytes),
+        limits=BodyLimits(
+            blob_bytes=settings.blob_limit or math.inf,
+            manifest_bytes=settings.manifest_limit,
+            pace=Pace(seconds=settings.body_seconds, bytes=settings.body_bytes),
+        ),
     )
 
     async def close() -> None:

@@ -157,7 +157,7 @@ class TooManyRequests(LadingError):
 
 
 class BodyTooLarge(LadingError):
-    """The manifest, or the form that asks for a token, is over its limit."""
+    """The manifest, the blob, or the form that asks for a token, is over its limit."""
 
 
 class BodySlow(LadingError):

@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import io
 import logging
+import math
 import mmap
 import time
 import uuid
@@ -23,6 +24,7 @@ from ociserver import hashing
 from ociserver.errors import (
     BlobDamaged,
     BodySlow,
+    BodyTooLarge,
     ClientGone,
     DigestMismatch,
     LadingError,
@@ -68,12 +70,14 @@ class Body:
     """A request's body and what its headers say of it.
 
     `into` fills the start of the memory it is given with what comes next and returns how many bytes
-    that were, 0 at the end. Raises ClientGone, BodySlow.
+    that were, 0 at the end. Raises ClientGone, BodySlow. `limit` is the most bytes that the blob
+    may have with it.
     """
 
     into: Callable[[memoryview], Awaitable[int]]
     length: int | None = None
     chunk: Chunk | None = None
+    limit: float = math.inf
 
 
 class Uploads:
@@ -121,8 +125,8 @@ class Uploads:
     async def append(self, repository: RepositoryName, upload_id: str, body: Body) -> UploadSession:
         """Add a chunk or a stream (end-5); return the session with its new, durable offset.
 
-        Raises UploadUnknown, UploadBusy, UploadOutOfOrder, SizeInvalid. When the client leaves or
-        is too slow, what came is kept and ClientGone or BodySlow goes on.
+        Raises UploadUnknown, UploadBusy, UploadOutOfOrder, SizeInvalid, BodyTooLarge. When the
+        client leaves or is too slow, what came is kept and ClientGone or BodySlow goes on.
         """
         asked = await self.session(repository, upload_id)
         async with self._writing(asked) as (session, writer):
@@ -369,19 +373,28 @@ class _Intake:
         self._absorbing: asyncio.Task[None] | None = None
 
     async def receive(self, body: Body) -> None:
-        """Take the whole body in. Raises UploadOutOfOrder, SizeInvalid, whatever the body does."""
+        """Take the whole body in.
+
+        Raises UploadOutOfOrder, SizeInvalid, BodyTooLarge, whatever the body does.
+        """
         expected = admit(self.session, body.chunk, body.length)
-        came = 0
+        room = body.limit - self.session.offset
+        too_large = BodyTooLarge(f"the blob is over the limit of {body.limit} bytes")
+        if expected is not None and expected > room:
+            raise too_large
+        most, came = room if expected is None else expected, 0
         while size := await body.into(self._batch[self._filled :]):
             came += size
-            if expected is not None and came > expected:
+            if came > most:
                 break
             self._filled += size
             if self._filled == _BATCH:
                 await self._hand_over()
-        if expected is not None and came != expected:
+        if came > most or (expected is not None and came != expected):
             await self._absorbed()
             await self.rewind()
+            if expected is None:
+                raise too_large
             raise SizeInvalid(f"{came} bytes came where the headers announced {expected}")
         await self._settle()
 

@@ -240,6 +240,9 @@ class Settings:
     uploads_at_once: int = _setting(
         128, _number(1, 1_000_000), "most uploads under way of one caller, per worker"
     )
+    blob_limit: int | None = _setting(
+        None, _or_nothing("none", _within(SIZE, "1MiB")), "largest blob taken"
+    )
     manifest_limit: int = _setting(4 << 20, _within(SIZE, "1KiB"), "largest manifest taken")
     page_limit: int = _setting(10_000, _number(1, 100_000), "most tags or repositories in a page")
     referrers_limit: int = _setting(1_000, _number(1, 10_000), "most referrers in a page")

@@ -23,6 +23,15 @@ class Pace:
     bytes: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BodyLimits:
+    """Bounds on what one request, and one blob, may bring."""
+
+    blob_bytes: float
+    manifest_bytes: int
+    pace: Pace
+
+
 class RequestBody:
     """One request's body, taken as it comes, at the client's pace or not below the slowest."""
 

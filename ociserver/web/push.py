@@ -20,7 +20,7 @@ from ociserver.refs import (
 from ociserver.registry import Pushed, RegistryWriter
 from ociserver.sessions import Body, Uploads
 from ociserver.upload import UploadSession, parse_chunk, received_range
-from ociserver.web.body import Pace, RequestBody
+from ociserver.web.body import BodyLimits, RequestBody
 from ociserver.web.guard import caller_of
 from ociserver.web.observe import Metrics
 
@@ -39,14 +39,12 @@ class Push:
         uploads: Uploads,
         metrics: Metrics,
         *,
-        manifest_bytes: int,
-        pace: Pace,
+        limits: BodyLimits,
     ) -> None:
         self._writer = writer
         self._uploads = uploads
         self._metrics = metrics
-        self._manifest_bytes = manifest_bytes
-        self._pace = pace
+        self._limits = limits
 
     # -- uploads
 
@@ -93,10 +91,11 @@ class Push:
             into=self._incoming(request).into,
             length=_content_length(request),
             chunk=parse_chunk(request.headers.get("content-range")),
+            limit=self._limits.blob_bytes,
         )
 
     def _incoming(self, request: Request) -> RequestBody:
-        return RequestBody(request.scope, self._pace, self._metrics.received.inc)
+        return RequestBody(request.scope, self._limits.pace, self._metrics.received.inc)
 
     # -- manifests and deletions
 
@@ -110,7 +109,7 @@ class Push:
         if len(tags) > _TAGS:
             raise RequestInvalid(f"there are more than {_TAGS} 'tag' parameters")
         body = await self._incoming(request).whole(
-            declared=_content_length(request), limit=self._manifest_bytes
+            declared=_content_length(request), limit=self._limits.manifest_bytes
         )
         pushed = await self._writer.put_manifest(
             name, reference, body, request.headers.get("content-type"), tags

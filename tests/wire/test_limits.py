@@ -11,8 +11,17 @@ import pytest
 from ociserver.errors import TooManyRequests
 from ociserver.web.limits import Limits, Rate
 from tests.access import guarded
-from tests.serving import Served
-from tests.wire.build import MIB, assert_refused, begin, put_manifest, unique_image
+from tests.serving import Served, digest_of, push_blob
+from tests.wire.build import (
+    MIB,
+    assert_refused,
+    begin,
+    files_of,
+    noise,
+    offset_of,
+    put_manifest,
+    unique_image,
+)
 from tests.wire.raw import Connection, eventually, request
 
 
@@ -106,3 +115,31 @@ def test_failed_logins_and_refusals_are_counted(tmp_path: Path) -> None:
         client.post("/v2/team/a/blobs/uploads/", headers=bob)
         for reason in ("login", "throttled", "denied"):
             assert counted(client, reason)
+
+
+def test_a_blob_over_the_limit_is_refused_however_it_comes(tmp_path: Path) -> None:
+    served = Served(tmp_path, options=("--blob-limit", "1MiB")).start()
+    fitting, over = noise(MIB), noise(MIB + 1)
+    try:
+        with served.client() as client:
+            push_blob(client, "a", fitting)
+            whole = client.post(f"/v2/a/blobs/uploads/?digest={digest_of(over)}", content=over)
+            assert_refused(whole, 413, "SIZE_INVALID")
+            # In parts: what was taken before stays, and may still become a blob that fits.
+            location = begin(client, "a")
+            assert client.patch(location, content=over[:1000]).status_code == 202
+            for rest in (over[1000:], iter([over[1000:5000], over[5000:]])):
+                assert_refused(client.patch(location, content=rest), 413, "SIZE_INVALID")
+                assert offset_of(client, location) == 1000
+            last = {"params": {"digest": digest_of(over)}, "content": over[1000:]}
+            assert_refused(client.put(location, **last), 413, "SIZE_INVALID")  # type: ignore[arg-type]
+            fits = client.put(
+                location, params={"digest": digest_of(over[:MIB])}, content=over[1000:MIB]
+            )
+            assert fits.status_code == 201
+            assert client.get(f"/v2/a/blobs/{digest_of(over)}").status_code == 404
+            assert counted(client, "body")
+        held = sorted(path.stat().st_size for path in files_of(served))
+        assert held == [MIB, MIB]
+    finally:
+        served.stop()
