@@ -107,6 +107,25 @@ def test_uploads_at_once_are_bounded_and_the_next_is_let_in(tmp_path: Path) -> N
         served.stop()
 
 
+def test_uploads_at_once_are_those_of_one_who_logged_in(tmp_path: Path) -> None:
+    with guarded(tmp_path, ("--uploads-at-once", "1")) as served, served.client() as client:
+        scope = "repository:team/a:pull,push"
+        ann, robot = served.bearer("ann", scope), served.bearer("ci", scope)
+        with Connection(served) as slow:
+            target = "/v2/team/a/blobs/uploads/"
+            begun = [client.post(target, headers=who) for who in (ann, ann, robot)]
+            locations = [each.headers["location"] for each in begun]
+            fields = (f"Content-Length: {MIB}", f"Authorization: {ann['Authorization']}")
+            slow.send(request("PATCH", locations[0], *fields) + b"x" * 1000)
+
+            def refused() -> bool:
+                answer = client.patch(locations[1], content=b"x", headers=ann)
+                return answer.status_code == 429
+
+            eventually(refused)
+            assert client.patch(locations[2], content=b"x", headers=robot).status_code == 202
+
+
 def test_failed_logins_and_refusals_are_counted(tmp_path: Path) -> None:
     with guarded(tmp_path, ("--login-failures", "1")) as served, served.client() as client:
         for _ in range(2):
