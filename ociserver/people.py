@@ -78,12 +78,35 @@ class _Desk:
     catalog: Catalog
     kind: Kind
 
-    async def known(self, name: str) -> StoredPrincipal:
-        """Return the principal. Raises _RefusedError."""
+    async def require(self, name: str) -> None:
+        """Raise _RefusedError unless there is one of this name: nobody types a password in vain."""
         found = await self.catalog.read(lambda tx: tx.principal(name))
         if found is None or found.kind != self.kind:
             raise _RefusedError(f"there is no {self.kind} {name}")
-        return found
+
+    async def change(
+        self,
+        action: str,
+        name: str,
+        changed: Callable[[StoredPrincipal], StoredPrincipal],
+        also: Callable[[CatalogTx], None] = lambda _: None,
+        **detail: object,
+    ) -> None:
+        """Make of the principal what `changed` says, and do the rest. Raises _RefusedError.
+
+        It is read where it is written: who changes its groups must not enable it again, because
+        it still was when they began.
+        """
+
+        def work(tx: CatalogTx) -> bool:
+            found = tx.principal(name)
+            if found is None or found.kind != self.kind:
+                return False
+            also(tx)
+            return tx.change_principal(changed(found))
+
+        if not await self.write(action, name, work, **detail):
+            raise _RefusedError(f"there is no {self.kind} {name}")
 
     async def write(
         self, action: str, name: str, work: Callable[[CatalogTx], bool], **detail: object
@@ -174,43 +197,48 @@ async def _record(desk: _Desk, name: str, stored: str, groups: Sequence[str]) ->
 
 
 async def _rotate(desk: _Desk, options: argparse.Namespace) -> None:
-    known = await desk.known(options.name)
+    await desk.require(options.name)
     kept = _seconds(options.keep)
     secret, stored = _new_secret(desk.kind, options)
     now = time.time()
-    credential = Credential(id=uuid.uuid4().hex, principal=known.name, hash=stored)
-    # What was issued for a secret that ends at once may be in the same wrong hands.
-    changed = known if kept else replace(known, tokens_from=now)
+    credential = Credential(id=uuid.uuid4().hex, principal=options.name, hash=stored)
 
-    def work(tx: CatalogTx) -> bool:
-        tx.end_credentials(known.name, now + kept)
+    def secrets(tx: CatalogTx) -> None:
+        tx.end_credentials(options.name, now + kept)
         tx.add_credential(credential)
-        return tx.change_principal(changed)
 
-    await desk.write("rotate-secret", known.name, work, old_ends_at=now + kept)
-    _tell(desk.kind, known.name, secret)
+    # What was issued for a secret that ends at once may be in the same wrong hands.
+    await desk.change(
+        "rotate-secret",
+        options.name,
+        lambda known: known if kept else replace(known, tokens_from=now),
+        secrets,
+        old_ends_at=now + kept,
+    )
+    _tell(desk.kind, options.name, secret)
 
 
 async def _groups(desk: _Desk, options: argparse.Namespace) -> None:
     groups = frozenset(_checked(options.groups))
-    known = await desk.known(options.name)
-    changed = replace(known, groups=groups)
-    await desk.write(
-        "change-groups", known.name, lambda tx: tx.change_principal(changed), groups=sorted(groups)
+    await desk.change(
+        "change-groups",
+        options.name,
+        lambda known: replace(known, groups=groups),
+        groups=sorted(groups),
     )
 
 
 async def _disable(desk: _Desk, options: argparse.Namespace) -> None:
-    known = await desk.known(options.name)
-    changed = replace(known, disabled_at=time.time())
-    await desk.write("disable", known.name, lambda tx: tx.change_principal(changed))
+    now = time.time()
+    await desk.change("disable", options.name, lambda known: replace(known, disabled_at=now))
 
 
 async def _enable(desk: _Desk, options: argparse.Namespace) -> None:
-    known = await desk.known(options.name)
+    now = time.time()
     # Nothing issued before it was disabled comes back to life.
-    changed = replace(known, disabled_at=None, tokens_from=time.time())
-    await desk.write("enable", known.name, lambda tx: tx.change_principal(changed))
+    await desk.change(
+        "enable", options.name, lambda known: replace(known, disabled_at=None, tokens_from=now)
+    )
 
 
 async def _list(desk: _Desk, _options: argparse.Namespace) -> None:

@@ -39,11 +39,12 @@ on = "public/**"
 """
 
 
-def run(kind: str, *arguments: str, catalog: str, stdin: str = "") -> str:
+def run(kind: str, *arguments: str, catalog: str, stdin: str | io.StringIO = "") -> str:
     """Run `lading user` or `lading robot` in this process; return what it printed."""
     printed = io.StringIO()
     command = {"user": people.user, "robot": people.robot}[kind]
-    with patch.object(sys, "stdin", io.StringIO(stdin)), contextlib.redirect_stdout(printed):
+    typed = io.StringIO(stdin) if isinstance(stdin, str) else stdin
+    with patch.object(sys, "stdin", typed), contextlib.redirect_stdout(printed):
         status = command([*arguments, "--catalog", catalog])
     assert status == 0, printed.getvalue()
     return printed.getvalue().strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sqlite3
@@ -98,6 +99,22 @@ def test_what_cannot_be_done_is_said_in_one_line(
     assert ended.stderr.startswith(f"lading {arguments[0]}: ")
     assert said in ended.stderr
     assert ended.stderr.count("\n") == 1
+
+
+def test_whoever_is_disabled_while_their_secret_is_replaced_stays_so(catalog: Path) -> None:
+    where = f"sqlite:///{catalog}"
+    run("user", "add", "ann", "--password-stdin", catalog=where, stdin="x\n")
+
+    class Prompt(io.StringIO):
+        """Where somebody takes their time."""
+
+        def readline(self, size: int = -1, /) -> str:  # type: ignore[override] # as StringIO has it
+            ended = lading("user", "disable", "ann", catalog=catalog)
+            assert ended.returncode == 0
+            return super().readline(size)
+
+    run("user", "rotate", "ann", "--password-stdin", catalog=where, stdin=Prompt("y\n"))
+    assert run("user", "list", catalog=where) == "ann  disabled  -"
 
 
 def test_an_htpasswd_file_is_taken_over(tmp_path: Path) -> None:
