@@ -111,9 +111,10 @@ class Callers:
             return self._caller(ANYONE)
         scheme, _, rest = authorization.decode("latin-1").partition(" ")
         if scheme.lower() == "basic":
-            principal = await self._logins.by_basic(rest.strip(), address)
-            now = time.time()
-            return self._caller(principal, issued_at=now, ends_at=now + _BASIC_SECONDS)
+            login = await self._logins.by_basic(rest.strip(), address)
+            return self._caller(
+                login.principal, issued_at=login.at, ends_at=login.at + _BASIC_SECONDS
+            )
         if scheme.lower() == "bearer":
             return await self._bearer(rest.strip(), self._upload_seconds if may_be_late else 0.0)
         raise Unauthenticated("the Authorization header is neither Bearer nor Basic")

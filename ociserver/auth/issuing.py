@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from ociserver.auth.logins import Login
 from ociserver.auth.principals import Principal
 from ociserver.auth.records import RefreshToken
 from ociserver.auth.rules import Rules
@@ -29,7 +30,7 @@ _ENDED_SECONDS = 86_400.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Issued:
-    """A token and what its holder is told of it. `seconds` is for how long it is good."""
+    """A token and what its holder is told of it: it is good for `seconds` from `issued_at`."""
 
     token: str
     access: Access
@@ -56,13 +57,14 @@ class Issuing:
         self._token_seconds = token_seconds
         self._refresh_seconds = refresh_seconds
 
-    async def for_login(self, principal: Principal, asked: Access, *, offline: bool) -> Issued:
+    async def for_login(self, login: Login, asked: Access, *, offline: bool) -> Issued:
         """Return a token, and a refresh token where `offline` asks for one. Raises Unavailable."""
-        issued = self._issue(principal, asked)
+        issued = self._issue(login, asked)
+        name = login.principal.name
         # Only whom the catalog knows can be refreshed: a workload has its issuer to go to.
-        if not offline or not principal.name.startswith(("user:", "robot:")):
+        if not offline or not name.startswith(("user:", "robot:")):
             return issued
-        text, token = self._refresh_token(principal.name, uuid.uuid4().hex, issued.issued_at)
+        text, token = self._refresh_token(name, uuid.uuid4().hex, login.at)
         await self._catalog.write(lambda tx: tx.add_refresh_token(token))
         return replace(issued, refresh_token=text)
 
@@ -91,7 +93,7 @@ class Issuing:
         if token.replaced_at is not None and token.replaced_at + _REPLACED_SECONDS < now:
             await self._catalog.write(lambda tx: tx.drop_refresh_family(token.family))
             raise Unauthenticated("the refresh token was used before: log in again")
-        issued = self._issue(principal, asked)
+        issued = self._issue(Login(principal, now), asked)
         if not offline:
             return issued
         following, record = self._refresh_token(principal.name, token.family, now)
@@ -110,13 +112,13 @@ class Issuing:
         before = time.time() - _ENDED_SECONDS
         await self._catalog.write(lambda tx: tx.drop_refresh_tokens_ended(before))
 
-    def _issue(self, principal: Principal, asked: Access) -> Issued:
+    def _issue(self, login: Login, asked: Access) -> Issued:
         now = time.time()
         token = Token(
             id=uuid.uuid4().hex,
-            principal=principal,
-            access=granted(asked, self._rules()[0].of(principal)),
-            issued_at=now,
+            principal=login.principal,
+            access=granted(asked, self._rules()[0].of(login.principal)),
+            issued_at=login.at,
             ends_at=now + self._token_seconds,
         )
         return Issued(

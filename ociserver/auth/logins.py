@@ -9,7 +9,7 @@ import base64
 import binascii
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ociserver.auth.attempts import Attempts, Patience
@@ -25,6 +25,18 @@ _ADDRESS_SHARE = 10
 # The JSON of a JWT's header begins with a brace and a quote: so does its base64.
 _JWT_START = "eyJ"
 _JWT_DOTS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Who proved to be whom, and when what they proved it with was looked up.
+
+    `at`, in seconds since the epoch, is the time of all that is issued for it. A slow hash ends
+    later: what is issued for a secret that was replaced meanwhile must count as issued before.
+    """
+
+    principal: Principal
+    at: float
 
 
 class WorkloadIdentity(Protocol):
@@ -55,7 +67,7 @@ class Logins:
         self._by_address = Attempts(replace(patience, failures=more))
         self._refused = refused
 
-    async def authenticate(self, name: str, secret: str, address: str) -> Principal:
+    async def authenticate(self, name: str, secret: str, address: str) -> Login:
         """Return who this is. Raises Unauthenticated, TooManyRequests, Unavailable."""
         key, now = (name, address), time.monotonic()
         wait = max(self._by_name.wait(key, now), self._by_address.wait(address, now))
@@ -63,7 +75,7 @@ class Logins:
             self._refused("throttled")
             raise TooManyRequests("too many failed logins", retry_after=wait)
         try:
-            principal = await self._authenticate(name, secret)
+            login = await self._authenticate(name, secret)
         except Unauthenticated as error:
             self._refused("login")
             now = time.monotonic()
@@ -85,16 +97,16 @@ class Logins:
             self._refused("logins")
             raise
         self._by_name.succeeded(key)
-        return principal
+        return login
 
-    async def by_basic(self, credentials: str, address: str) -> Principal:
+    async def by_basic(self, credentials: str, address: str) -> Login:
         """Return whose Basic credentials these are. Raises as `authenticate` does."""
         return await self.authenticate(*_basic(credentials), address)
 
-    async def _authenticate(self, name: str, secret: str) -> Principal:
-        if secret.startswith(_JWT_START) and secret.count(".") == _JWT_DOTS:
-            return await self._workloads.principal(secret)
+    async def _authenticate(self, name: str, secret: str) -> Login:
         now = time.time()
+        if secret.startswith(_JWT_START) and secret.count(".") == _JWT_DOTS:
+            return Login(await self._workloads.principal(secret), now)
         found: StoredPrincipal | None = None
         stored: list[Credential] = []
         if is_name(name):
@@ -108,7 +120,7 @@ class Logins:
             matched = matched or await self._passwords.match(secret, each)
         if not matched or found is None or found.disabled_at is not None:
             raise Unauthenticated("no such name, or not this secret")
-        return Principal(found.full_name, found.groups)
+        return Login(Principal(found.full_name, found.groups), now)
 
     def close(self) -> None:
         """Release the threads."""

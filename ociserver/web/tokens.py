@@ -6,6 +6,7 @@ Authentication" (POST); RFC 8693 for a workload's token; RFC 7517 for the keys.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from urllib.parse import parse_qs
@@ -14,8 +15,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ociserver.auth.issuing import Issued, Issuing
-from ociserver.auth.logins import Logins
-from ociserver.auth.principals import ANYONE, Principal
+from ociserver.auth.logins import Login, Logins
+from ociserver.auth.principals import ANYONE
 from ociserver.auth.tokens import Access, parse_scopes
 from ociserver.auth.trust import Trust
 from ociserver.errors import RequestInvalid, Unauthenticated
@@ -26,7 +27,6 @@ from ociserver.web.guard import authorization
 _FORM = "application/x-www-form-urlencoded"
 _FORM_BYTES = 64 * 1024
 _EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
-# podman takes anything shorter for a minute, and so should nobody be told less.
 _PRIVATE = {"Cache-Control": "no-store"}
 _KEYS_HELD = {"Cache-Control": "public, max-age=300"}
 
@@ -52,10 +52,10 @@ class TokenDoor:
     async def get(self, request: Request) -> Response:
         """Answer a GET: by Basic credentials, or for anyone."""
         query = request.query_params
-        principal = await self._by_basic(request)
+        login = await self._by_basic(request)
         asked = parse_scopes(query.getlist("scope"))
         offline = query.get("offline_token", "").lower() in ("true", "1")
-        return _answer(await self._issuing.for_login(principal, asked, offline=offline))
+        return _answer(await self._issuing.for_login(login, asked, offline=offline))
 
     async def post(self, request: Request) -> Response:
         """Answer a POST: by password, refresh token or a workload's token, in a form."""
@@ -67,13 +67,11 @@ class TokenDoor:
                 shown = _one(form, "refresh_token")
                 issued = await self._issuing.for_refresh(shown, asked, offline=offline)
             case "password":
-                principal = await self._login(
-                    request, _one(form, "username"), _one(form, "password")
-                )
-                issued = await self._issuing.for_login(principal, asked, offline=offline)
+                login = await self._login(request, _one(form, "username"), _one(form, "password"))
+                issued = await self._issuing.for_login(login, asked, offline=offline)
             case other if other == _EXCHANGE:
-                principal = await self._login(request, "", _one(form, "subject_token"))
-                issued = await self._issuing.for_login(principal, asked, offline=False)
+                login = await self._login(request, "", _one(form, "subject_token"))
+                issued = await self._issuing.for_login(login, asked, offline=False)
             case _:
                 raise RequestInvalid(f"grant_type is password, refresh_token or {_EXCHANGE}")
         return _answer(issued, as_oauth=True)
@@ -82,17 +80,17 @@ class TokenDoor:
         """Answer with the public keys."""
         return JSONResponse(self._trust.key_set(), headers=_KEYS_HELD)
 
-    async def _by_basic(self, request: Request) -> Principal:
+    async def _by_basic(self, request: Request) -> Login:
         given = authorization(request.scope)
         if given is None:
-            return ANYONE
+            return Login(ANYONE, time.time())
         scheme, _, credentials = given.decode("latin-1").partition(" ")
         if scheme.lower() != "basic":
             raise Unauthenticated("a token is asked for with Basic credentials, or none")
         address = sender(request.scope, self._proxies)
         return await self._logins.by_basic(credentials.strip(), address)
 
-    async def _login(self, request: Request, name: str, secret: str) -> Principal:
+    async def _login(self, request: Request, name: str, secret: str) -> Login:
         address = sender(request.scope, self._proxies)
         return await self._logins.authenticate(name, secret, address)
 
