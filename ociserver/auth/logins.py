@@ -69,7 +69,8 @@ class Logins:
 
     async def authenticate(self, name: str, secret: str, address: str) -> Login:
         """Return who this is. Raises Unauthenticated, TooManyRequests, Unavailable."""
-        key, now = (name, address), time.monotonic()
+        # Thousands of these are remembered, and what is sent as a name can be of any length.
+        key, now = hash((name, address)), time.monotonic()
         wait = max(self._by_name.wait(key, now), self._by_address.wait(address, now))
         if wait:
             self._refused("throttled")

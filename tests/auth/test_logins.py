@@ -120,3 +120,12 @@ def test_nor_do_the_tokens_that_were_given_for_it(
             await service.issuing.for_refresh(issued.refresh_token, {}, offline=True)
 
     told(tmp_path, story)
+
+
+def test_names_that_were_tried_are_not_kept_whatever_their_length(tmp_path: Path) -> None:
+    async def story(service: Service) -> None:
+        with pytest.raises(Unauthenticated):
+            await service.logins.authenticate("x" * 100_000, "y", "192.0.2.1")
+        assert len(repr(service.logins._by_name._failures)) < 1_000
+
+    told(tmp_path, story)
