@@ -213,7 +213,11 @@ def _issuers(tables: Sequence[dict[str, Any]], problems: list[str]) -> dict[str,
 
 
 def _is_address(text: str) -> bool:
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+        _ = parts.port  # raises where it is no number
+    except ValueError:
+        return False
     on_loopback = parts.hostname in ("127.0.0.1", "::1", "localhost")
     return bool(parts.hostname) and (
         parts.scheme == "https" or (parts.scheme == "http" and on_loopback)

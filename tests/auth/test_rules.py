@@ -146,6 +146,13 @@ def test_everything_that_is_wrong_is_named_at_once() -> None:
             Rules.parse(broken)
 
 
+@pytest.mark.parametrize("url", ["https://[x", "https://a.example:port", "https://", "ftp://a", ""])
+def test_an_issuer_whose_address_is_none_is_told(url: str) -> None:
+    issuer = f'[[issuer]]\nname = "a"\nurl = "{url}"\naudience = "l"\n'
+    with pytest.raises(RulesInvalid, match="issuer 1: "):
+        Rules.parse(issuer + rule())
+
+
 def test_a_workload_without_a_claim_would_be_anybody_and_is_refused() -> None:
     issuer = '[[issuer]]\nname = "a"\nurl = "https://a.example"\naudience = "l"\n'
     for who in ("workload:a", "workload:a sub=", "workload:a sub", "workload:a x=1 x=2"):
