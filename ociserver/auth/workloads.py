@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import HTTPRedirectHandler, build_opener
@@ -149,8 +150,8 @@ def _document(address: str) -> dict[str, Any]:
     except HTTPError as error:
         error.close()
         raise _IssuerAwayError(f"{address}: {error}") from error
-    except (OSError, ValueError) as error:
-        raise _IssuerAwayError(f"{address}: {error}") from error
+    except (OSError, HTTPException, ValueError, RecursionError) as error:
+        raise _IssuerAwayError(f"{address}: {error!r}") from error
     if not isinstance(document, dict):
         raise _IssuerAwayError(f"{address} answers with no object")
     return document

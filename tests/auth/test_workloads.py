@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -166,6 +167,31 @@ def test_an_issuer_that_cannot_be_asked_lets_nobody_in(
     issuer.documents = {**issuer.documents, **changed} if documents else {}
     with pytest.raises(Unauthenticated):
         judged(issuer, token)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"nonsense",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{",
+        b"HTTP/1.1 200 OK\r\n\r\n" + b"[" * 50_000,
+    ],
+)
+def test_an_issuer_whose_answer_cannot_be_read_lets_nobody_in(answer: bytes) -> None:
+    with issuing() as issuer, socket.create_server(("127.0.0.1", 0)) as listener:
+        issuer.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+        def serve() -> None:
+            with listener.accept()[0] as connection:
+                connection.recv(4096)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        with pytest.raises(Unauthenticated, match="cannot be checked now"):
+            judged(issuer, issuer.token())
+        thread.join()
 
 
 def test_an_issuer_away_lets_nobody_in() -> None:
