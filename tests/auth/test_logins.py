@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from ociserver.auth.attempts import Patience
 from ociserver.auth.audit import Audit
 from ociserver.auth.callers import Callers
 from ociserver.auth.issuing import Issuing
-from ociserver.auth.logins import Logins
+from ociserver.auth.logins import Login, Logins
+from ociserver.auth.principals import ANYONE
 from ociserver.auth.rules import OPEN
 from ociserver.auth.tokens import TokenInvalid
-from ociserver.auth.trust import Lifetimes, Trust
+from ociserver.auth.trust import Lifetimes, Trust, revoke, rotate
 from ociserver.auth.workloads import Workloads
 from ociserver.errors import Unauthenticated
 from ociserver.storage.sqlite import SqliteCatalog
@@ -127,5 +129,19 @@ def test_names_that_were_tried_are_not_kept_whatever_their_length(tmp_path: Path
         with pytest.raises(Unauthenticated):
             await service.logins.authenticate("x" * 100_000, "y", "192.0.2.1")
         assert len(repr(service.logins._by_name._failures)) < 1_000
+
+    told(tmp_path, story)
+
+
+def test_a_key_whose_maker_has_a_clock_ahead_of_ours_signs_where_it_is_the_only_one(
+    tmp_path: Path,
+) -> None:
+    async def story(service: Service) -> None:
+        old = await service.catalog.read(lambda tx: [each.id for each in tx.signing_keys()])
+        assert await rotate(service.catalog, time.time() + 20)
+        await revoke(service.catalog, old, "operator")
+        await service.trust.look()
+        issued = await service.issuing.for_login(Login(ANYONE, time.time()), {}, offline=False)
+        assert service.trust.judged(issued.token).principal == ANYONE
 
     told(tmp_path, story)
