@@ -83,7 +83,8 @@ class Callers:
 
     def known(self, authorization: bytes | None) -> Caller | None:
         """Return the caller if the header was judged before and all of that still holds."""
-        caller = self._known.get(self._mark(authorization))
+        mark = self._mark(authorization)
+        caller = self._known.get(mark)
         if (
             caller is None
             or caller.ends_at < time.time()
@@ -91,6 +92,9 @@ class Callers:
             or not self._trust.holds(caller.principal.name, caller.issued_at)
         ):
             return None
+        # A flood of tokens for nobody in particular, which anyone can have, would push out logins
+        # that take a slow hash to judge again.
+        self._known.move_to_end(mark)
         return caller
 
     async def of(
@@ -163,7 +167,9 @@ class Callers:
 
     def _mark(self, authorization: bytes | None) -> bytes:
         # What is remembered is the header's hash: a password must not lie about in memory.
-        return blake2b(authorization or b"", key=self._secret, digest_size=16).digest()
+        if authorization is None:
+            return b""
+        return blake2b(authorization, key=self._secret, digest_size=16).digest()
 
     def _remember(self, mark: bytes, caller: Caller) -> None:
         self._known[mark] = caller

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ociserver.auth import passwords
+from ociserver.auth import callers, passwords
 from ociserver.auth.attempts import Patience
 from ociserver.auth.audit import Audit
 from ociserver.auth.callers import Callers
@@ -143,5 +143,30 @@ def test_a_key_whose_maker_has_a_clock_ahead_of_ours_signs_where_it_is_the_only_
         await service.trust.look()
         issued = await service.issuing.for_login(Login(ANYONE, time.time()), {}, offline=False)
         assert service.trust.judged(issued.token).principal == ANYONE
+
+    told(tmp_path, story)
+
+
+def test_an_empty_header_is_not_none_at_all(tmp_path: Path) -> None:
+    async def story(service: Service) -> None:
+        assert (await service.callers.of(None, "")).says_nothing
+        with pytest.raises(Unauthenticated):
+            await service.callers.of(b"", "")
+
+    told(tmp_path, story)
+
+
+def test_a_login_in_use_is_not_pushed_out_by_tokens_that_anyone_can_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callers, "_REMEMBERED", 8)
+
+    async def story(service: Service) -> None:
+        await service.callers.of(BASIC, "")
+        for _ in range(30):
+            issued = await service.issuing.for_login(Login(ANYONE, time.time()), {}, offline=False)
+            await service.callers.of(f"Bearer {issued.token}".encode(), "")
+            assert service.callers.known(BASIC) is not None
+        assert len(service.callers._known) == 8
 
     told(tmp_path, story)
