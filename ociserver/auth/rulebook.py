@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
+from typing import Literal
 
 from ociserver.auth.audit import Audit
 from ociserver.auth.records import AuditEvent
@@ -32,7 +33,6 @@ class RuleBook:
         self._stamp = self._seen = _stamp(path)
         self.rules = read_rules(path)
         self.version = 0
-        self.failed = False
 
     def in_force(self) -> tuple[Rules, int]:
         """Return the rules and their version."""
@@ -51,28 +51,26 @@ class RuleBook:
         try:
             rules = read_rules(self._path)
         except RulesInvalid as error:
-            self.failed = True
             log.warning(
                 "the rules cannot be used: the last good ones stay in force",
                 extra={"fields": {"file": str(self._path), "problems": error.problems}},
             )
             self._note("failed", {"problems": list(error.problems)})
             return
-        self.failed = False
         if rules != self.rules:
             self.rules = rules
             self.version += 1
             log.info("new rules are in force", extra={"fields": {"file": str(self._path)}})
             self._note("done", {"rules": len(rules.rules)})
 
-    def _note(self, outcome: str, detail: dict[str, object]) -> None:
+    def _note(self, outcome: Literal["done", "failed"], detail: dict[str, object]) -> None:
         self._audit.note(
             AuditEvent(
                 at=time.time(),
                 actor="lading",
                 action="change-rules",
                 subject=str(self._path),
-                outcome="done" if outcome == "done" else "failed",
+                outcome=outcome,
                 detail=detail,
             )
         )

@@ -33,7 +33,7 @@ TOKEN_PATH = "/token"  # noqa: S105 - where one is had
 # and pushes with the token of its first HEAD; who may not push gets a token to pull by it.
 _PULL_PUSH = "pull,push"
 _DELETE = "pull,push,delete"
-_QUOTABLE = re.compile(r"[^\x20\x21\x23-\x5b\x5d-\x7e]")
+_UNQUOTABLE = re.compile(r"[^\x20\x21\x23-\x5b\x5d-\x7e]")
 # Whose an upload is, by repository and id.
 Owner = Callable[[str, str], Awaitable[str | None]]
 
@@ -53,8 +53,9 @@ class Realm:
     proxies: Sequence[Network]
 
     def challenge(self, error: Unauthenticated, scope: Scope) -> bytes:
-        """Return the WWW-Authenticate field (RFC 9110 section 11.6.1). Every value is quoted:
-        oras-py reads no other.
+        """Return the value of WWW-Authenticate (RFC 9110 section 11.6.1, RFC 6750 section 3).
+
+        Every value is quoted: oras-py reads no other.
         """
         if self.scheme == "basic" or scope["path"] == TOKEN_PATH:
             return f'Basic realm="{self.service}"'.encode("latin-1")
@@ -64,7 +65,7 @@ class Realm:
             fields["scope"] = error.scope
         if error.reason:
             fields["error"] = error.reason
-        text = ",".join(f'{key}="{_QUOTABLE.sub("", value)}"' for key, value in fields.items())
+        text = ",".join(f'{key}="{_UNQUOTABLE.sub("", value)}"' for key, value in fields.items())
         return f"Bearer {text}".encode("latin-1")
 
 
