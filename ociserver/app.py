@@ -66,26 +66,12 @@ def create_app(settings: Settings) -> FrontDoor:
     """Return the registry as an ASGI application. Raises Unavailable where a store is not there."""
     configure_logging(settings.log_level)
     stores = open_stores(settings)
-    catalog, blobs = stores.catalog, stores.blobs
-    uploads, discards = Uploads(catalog, blobs), Discards(catalog, blobs)
-    kept = Retention(
-        grace=settings.gc_grace, delay=settings.gc_delay, untagged=settings.gc_untagged
-    )
-    collector = Collector(catalog, discards, kept)
+    uploads = Uploads(stores.catalog, stores.blobs)
     metrics = Metrics()
     access_log = AccessLog() if settings.access_log == "on" else None
-    access = _access(settings, catalog, uploads, metrics)
-    pull = _pull(settings, stores)
-    push = Push(
-        RegistryWriter(catalog, accept_sparse=settings.sparse == "accept"),
-        uploads,
-        metrics,
-        limits=BodyLimits(
-            blob_bytes=settings.blob_limit or math.inf,
-            manifest_bytes=settings.manifest_limit,
-            pace=Pace(seconds=settings.body_seconds, bytes=settings.body_bytes),
-        ),
-    )
+    access = _access(settings, stores.catalog, uploads, metrics)
+    pull, push = _pull(settings, stores), _push(settings, stores, uploads, metrics)
+    service = Service(stores.catalog, stores.blobs, metrics)
 
     async def close() -> None:
         uploads.close()
@@ -94,15 +80,9 @@ def create_app(settings: Settings) -> FrontDoor:
         if access_log is not None:
             access_log.flush()
 
-    background = [
-        _sweeper(uploads, discards, metrics, settings),
-        *_scheduled(collector, metrics, settings),
-        *access.background,
-        _overdue(metrics),
-        *_orphaned(),
-    ]
+    background = [*_chores(settings, stores, uploads, metrics), *access.background]
     router = Router(
-        routes=routes(access.guard, pull, push, Service(catalog, blobs, metrics), access.tokens),
+        routes=routes(access.guard, pull, push, service, access.tokens),
         redirect_slashes=False,
         default=nothing_here,
         lifespan=_lifespan(access.begin, background, close),
@@ -140,6 +120,23 @@ def _pull(settings: Settings, stores: Stores) -> Pull:
         referrers_limit=settings.referrers_limit,
         redirects=_redirects(settings, stores.presign),
     )
+
+
+def _push(settings: Settings, stores: Stores, uploads: Uploads, metrics: Metrics) -> Push:
+    return Push(
+        RegistryWriter(stores.catalog, accept_sparse=settings.sparse == "accept"),
+        uploads,
+        metrics,
+        limits=BodyLimits(
+            blob_bytes=settings.blob_limit or math.inf,
+            manifest_bytes=settings.manifest_limit,
+            pace=_pace(settings),
+        ),
+    )
+
+
+def _pace(settings: Settings) -> Pace:
+    return Pace(seconds=settings.body_seconds, bytes=settings.body_bytes)
 
 
 def _redirects(settings: Settings, presign: Presign | None) -> Redirects | None:
@@ -182,57 +179,75 @@ def _access(settings: Settings, catalog: Catalog, uploads: Uploads, metrics: Met
     guarding = partial(Guard, audit=audit, realm=realm, owner=uploads.owner, limits=limits)
     if settings.rules is None:
         return _Access(guard=guarding(None), begin=_nothing, close=_nothing)
-    book = RuleBook(Path(settings.rules), audit)
-    trust = Trust(
-        catalog,
-        service=settings.service,
-        lifetimes=Lifetimes(
-            token=settings.token_seconds, key=settings.key_seconds, upload=settings.upload_idle
-        ),
-    )
-    workloads = Workloads(lambda: book.rules.issuers)
-    logins = Logins(
-        catalog,
-        audit,
-        workloads,
-        patience=Patience(failures=settings.login_failures, seconds=settings.login_window),
-        refused=metrics.refused,
-    )
-    issuing = Issuing(
-        catalog,
-        trust,
-        book.in_force,
-        token_seconds=settings.token_seconds,
-        refresh_seconds=settings.refresh_seconds,
-    )
-    callers = Callers(trust, logins, book.in_force, upload_seconds=settings.upload_idle)
-    pace = Pace(seconds=settings.body_seconds, bytes=settings.body_bytes)
-
-    async def look() -> None:
-        book.look()
-        await looking(trust)
-
-    async def begin() -> None:
-        await trust.look()
-        await trust.keep_keys()
-
-    async def close() -> None:
-        logins.close()
-        workloads.close()
-        await audit.flush(at_the_end=True)
-
+    judges = _Judges(settings, Path(settings.rules), catalog, audit, metrics)
     return _Access(
-        guard=guarding(callers),
-        tokens=TokenDoor(logins, issuing, trust, proxies=proxies, pace=pace),
-        background=[
-            lambda: every(_NEWS_SECONDS, look),
-            lambda: every(_AUDIT_SECONDS, audit.flush),
-            lambda: every(_KEYS_SECONDS, trust.keep_keys),
-            lambda: every(_REFRESH_SECONDS, issuing.sweep),
-        ],
-        begin=begin,
-        close=close,
+        guard=guarding(judges.callers),
+        tokens=TokenDoor(
+            judges.logins, judges.issuing, judges.trust, proxies=proxies, pace=_pace(settings)
+        ),
+        background=judges.background(),
+        begin=judges.begin,
+        close=judges.close,
     )
+
+
+class _Judges:
+    """What callers are judged by where rules are in force, and what keeps that up to date."""
+
+    def __init__(
+        self, settings: Settings, rules: Path, catalog: Catalog, audit: Audit, metrics: Metrics
+    ) -> None:
+        self._audit = audit
+        book = self._book = RuleBook(rules, audit)
+        self.trust = Trust(
+            catalog,
+            service=settings.service,
+            lifetimes=Lifetimes(
+                token=settings.token_seconds, key=settings.key_seconds, upload=settings.upload_idle
+            ),
+        )
+        self._workloads = Workloads(lambda: book.rules.issuers)
+        self.logins = Logins(
+            catalog,
+            audit,
+            self._workloads,
+            patience=Patience(failures=settings.login_failures, seconds=settings.login_window),
+            refused=metrics.refused,
+        )
+        self.issuing = Issuing(
+            catalog,
+            self.trust,
+            book.in_force,
+            token_seconds=settings.token_seconds,
+            refresh_seconds=settings.refresh_seconds,
+        )
+        self.callers = Callers(
+            self.trust, self.logins, book.in_force, upload_seconds=settings.upload_idle
+        )
+
+    def background(self) -> list[_Work]:
+        """Return what is to be done again and again while the registry serves."""
+        return [
+            lambda: every(_NEWS_SECONDS, self._look),
+            lambda: every(_AUDIT_SECONDS, self._audit.flush),
+            lambda: every(_KEYS_SECONDS, self.trust.keep_keys),
+            lambda: every(_REFRESH_SECONDS, self.issuing.sweep),
+        ]
+
+    async def begin(self) -> None:
+        """Have a key to sign with before the first request. Raises Unavailable."""
+        await self.trust.look()
+        await self.trust.keep_keys()
+
+    async def close(self) -> None:
+        """Release the threads, and record what happened last."""
+        self.logins.close()
+        self._workloads.close()
+        await self._audit.flush(at_the_end=True)
+
+    async def _look(self) -> None:
+        self._book.look()
+        await looking(self.trust)
 
 
 async def _nothing() -> None:
@@ -240,6 +255,21 @@ async def _nothing() -> None:
 
 
 # -- what goes on beside the requests
+
+
+def _chores(
+    settings: Settings, stores: Stores, uploads: Uploads, metrics: Metrics
+) -> Sequence[_Work]:
+    discards = Discards(stores.catalog, stores.blobs)
+    kept = Retention(
+        grace=settings.gc_grace, delay=settings.gc_delay, untagged=settings.gc_untagged
+    )
+    return [
+        _sweeper(uploads, discards, metrics, settings),
+        *_scheduled(Collector(stores.catalog, discards, kept), metrics, settings),
+        _overdue(metrics),
+        *_orphaned(),
+    ]
 
 
 def _sweeper(uploads: Uploads, discards: Discards, metrics: Metrics, settings: Settings) -> _Work:
