@@ -13,6 +13,8 @@ import os
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 from typing import Any, TextIO
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -31,8 +33,9 @@ class Metrics:
 
     def __init__(self) -> None:
         own = self._own = CollectorRegistry()
-        self._requests = Counter(
-            "lading_requests", "Requests answered.", ("endpoint", "method", "status"), registry=own
+        counter, gauge = partial(Counter, registry=own), partial(Gauge, registry=own)
+        self._requests = counter(
+            "lading_requests", "Requests answered.", ("endpoint", "method", "status")
         )
         self._seconds = Histogram(
             "lading_request_seconds",
@@ -41,61 +44,50 @@ class Metrics:
             buckets=_SECONDS,
             registry=own,
         )
-        self.received = Counter(
-            "lading_received_bytes", "Bytes of blobs and manifests taken in.", registry=own
-        )
-        self.sent = Counter("lading_sent_bytes", "Bytes of bodies sent.", registry=own)
-        self.under_way = Gauge(
+        self.received = counter("lading_received_bytes", "Bytes of blobs and manifests taken in.")
+        self.sent = counter("lading_sent_bytes", "Bytes of bodies sent.")
+        self.under_way = gauge(
             "lading_requests_under_way",
             "Requests not yet answered in full.",
-            registry=own,
             multiprocess_mode="livesum",
         )
-        self.sparse = Counter(
-            "lading_sparse_manifests",
-            "Manifests taken whose content is not all here.",
-            registry=own,
+        self.sparse = counter(
+            "lading_sparse_manifests", "Manifests taken whose content is not all here."
         )
-        self.expired = Counter(
-            "lading_uploads_expired", "Upload sessions ended for idleness.", registry=own
+        self.expired = counter("lading_uploads_expired", "Upload sessions ended for idleness.")
+        self.overdue = counter(
+            "lading_connections_overdue", "Connections closed for keeping us waiting."
         )
-        self.overdue = Counter(
-            "lading_connections_overdue", "Connections closed for keeping us waiting.", registry=own
-        )
-        self._refused = Counter(
+        self._refused = counter(
             "lading_refused",
             "Requests refused by a rule or a limit, and failed logins.",
             ("reason",),
-            registry=own,
         )
-        self.folded = Counter(
+        self.folded = counter(
             "lading_audit_folded",
             "Refusals counted in an event of the audit, not recorded each by itself.",
-            registry=own,
         )
-        self._collected = Counter(
-            "lading_collected", "Rows that a collection took.", ("kind",), registry=own
-        )
-        self._collected_bytes = Counter(
-            "lading_collected_bytes", "Bytes of collected blobs.", registry=own
-        )
-        self.deleted = Counter(
-            "lading_objects_deleted", "Discarded objects deleted from the store.", registry=own
-        )
-        self.undeleted = Counter(
-            "lading_objects_undeleted",
-            "Times that the store did not delete a discarded object.",
-            registry=own,
-        )
-        self._last_collection = Gauge(
-            "lading_last_collection_timestamp_seconds",
-            "When this server last ended a collection.",
-            registry=own,
-            multiprocess_mode="max",
-        )
+        self._count_collections(counter, gauge)
         self._children: dict[tuple[str, str, int], tuple[Any, Any]] = {}
         self._hot: dict[tuple[bytes, int], int] = defaultdict(int)
         self._hot_bytes = 0
+
+    def _count_collections(
+        self, counter: Callable[..., Counter], gauge: Callable[..., Gauge]
+    ) -> None:
+        self._collected = counter("lading_collected", "Rows that a collection took.", ("kind",))
+        self._collected_bytes = counter("lading_collected_bytes", "Bytes of collected blobs.")
+        self.deleted = counter(
+            "lading_objects_deleted", "Discarded objects deleted from the store."
+        )
+        self.undeleted = counter(
+            "lading_objects_undeleted", "Times that the store did not delete a discarded object."
+        )
+        self._last_collection = gauge(
+            "lading_last_collection_timestamp_seconds",
+            "When this server last ended a collection.",
+            multiprocess_mode="max",
+        )
 
     def answered(self, endpoint: str, method: str, status: int, seconds: float) -> None:
         """Count one request."""
