@@ -43,7 +43,7 @@ class Service:
         )
         self.logins = Logins(
             self.catalog,
-            Audit(self.catalog),
+            Audit(self.catalog, lambda: None),
             Workloads(dict),
             patience=Patience(failures=10, seconds=60.0),
             refused=lambda _: None,

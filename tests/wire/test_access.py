@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import sqlite3
@@ -121,6 +122,45 @@ def test_what_is_forbidden_and_what_is_not_there_look_the_same(
         bob = registry.bearer("bob", *scopes)
         answer = client.get("/v2/secret/a/manifests/v1", headers=bob)
         assert (answer.status_code, code(answer)) == (404, "NAME_UNKNOWN")
+
+
+def test_who_logged_in_cannot_tell_a_forbidden_repository_from_none(
+    registry: Guarded, client: httpx.Client
+) -> None:
+    config = digest_of(b"config of team/a")
+    manifest = digest_of(image(b"config of team/a"))
+    doors = [
+        ("GET", "manifests/v1"),
+        ("HEAD", "manifests/v1"),
+        ("GET", f"manifests/{manifest}"),
+        ("DELETE", f"manifests/{manifest}"),
+        ("PUT", "manifests/v1"),
+        ("GET", f"blobs/{config}"),
+        ("HEAD", f"blobs/{config}"),
+        ("DELETE", f"blobs/{config}"),
+        ("GET", "tags/list"),
+        ("GET", f"referrers/{config}"),
+        ("POST", "blobs/uploads/"),
+        ("POST", f"blobs/uploads/?mount={config}&from=public/a"),
+    ]
+
+    def told(name: str, method: str, path: str) -> tuple[int, list[str], str]:
+        headers = {"range": "bytes=0-3", "if-none-match": "*"}
+        answer = client.request(method, f"/v2/{name}/{path}", headers=headers)
+        return answer.status_code, sorted(answer.headers), answer.text.replace(name, "NAME")
+
+    with in_force(registry, RULES.replace('who = "user:bob"', 'who = "user:eve"')):
+        scopes = [f"repository:team/{name}:pull,push,delete" for name in ("a", "z")]
+        basic = base64.b64encode(f"bob:{registry.secrets['bob']}".encode()).decode()
+        for shown in (registry.bearer("bob", *scopes)["Authorization"], f"Basic {basic}"):
+            client.headers["Authorization"] = shown
+            for method, path in doors:
+                forbidden, absent = (told(name, method, path) for name in ("team/a", "team/z"))
+                assert forbidden == absent
+                assert forbidden[0] == 404
+    with registry.client() as ann:
+        ann.headers.update(registry.bearer("ann", PULL_PUSH))
+        assert ann.get(f"/v2/team/a/manifests/{manifest}").status_code == 200
 
 
 def test_a_blob_one_may_not_read_is_not_to_be_had_by_mounting_it(
