@@ -127,7 +127,7 @@ class _Desk:
                 tx.record([event])
             return done
 
-        return await self.catalog.write(both)
+        return await self.catalog.write(both, in_turn=True)
 
 
 Command = Callable[[_Desk, argparse.Namespace], Awaitable[None]]

@@ -339,11 +339,13 @@ class Catalog(Protocol):
         Raises Unavailable.
         """
 
-    async def write(self, work: Callable[[CatalogTx], T]) -> T:
+    async def write(self, work: Callable[[CatalogTx], T], *, in_turn: bool = False) -> T:
         """Run `work` alone; when this returns, what it did survives a power cut.
 
         `work` may run more than once and must have no effect outside the transaction. What it
         raises undoes it, and only it, and is raised here. Raises StorageFull, Unavailable.
+        `in_turn` is for work that records in the audit, which every recorder appends to: it waits
+        for the others before it begins, where it would lose against them and be run again.
         """
 
     def generation(self, repository: RepositoryName) -> int:

@@ -71,7 +71,10 @@ class Audit:
             if lost:
                 batch.append(_of_lost(lost))
             try:
-                await self._catalog.write(lambda tx, batch=batch: tx.record(batch))  # type: ignore[misc]
+                await self._catalog.write(
+                    lambda tx, batch=batch: tx.record(batch),  # type: ignore[misc]
+                    in_turn=True,
+                )
             except LadingError as error:
                 log.warning("the audit waits", extra={"fields": {"reason": error.message}})
                 return

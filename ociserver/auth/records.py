@@ -75,7 +75,10 @@ class RefreshToken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditEvent:
-    """Something that was done, or refused, by whom. `number` is the catalog's and grows."""
+    """Something that was done, or refused, by whom. `at` is in seconds since the epoch.
+
+    `number` is the catalog's: 1, 2, 3.
+    """
 
     at: float
     actor: str
@@ -84,6 +87,18 @@ class AuditEvent:
     outcome: Literal["done", "denied", "failed"]
     detail: Mapping[str, object] = field(default_factory=dict)
     number: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditLink:
+    """An event in its place: its hash covers it and `previous`, the hash of the one before.
+
+    Both are sha256, in hex (`chain.py`).
+    """
+
+    event: AuditEvent
+    previous: str
+    hash: str
 
 
 class PrincipalRows(Protocol):
@@ -149,11 +164,18 @@ class AuditRows(Protocol):
     """The audit: nothing changes or takes away what was recorded."""
 
     def record(self, events: Sequence[AuditEvent]) -> None:
-        """Append the events, best as the last thing that a transaction does.
+        """Append the events to the chain, best as the last thing that a transaction does.
 
-        Numbers grow from commit to commit, so who reads on from the last one read misses none; on
-        PostgreSQL, others that record wait from here until this transaction ends.
+        Each has the number after the last and the hash that `chain.link` gives, so who reads on
+        from the last one read misses none. A write that records does so `in_turn`. Numbers in a
+        detail that JSON has no form for (NaN) are kept as text.
         """
 
     def events(self, after: int, limit: int) -> Sequence[AuditEvent]:
         """Return events by number, after the one."""
+
+    def trail(self, after: int, limit: int) -> Sequence[AuditLink]:
+        """Return events by number, after the one, each with its hash as it is kept.
+
+        `previous` is the hash of the event that stands before it, whatever number that has.
+        """

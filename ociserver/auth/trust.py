@@ -173,7 +173,7 @@ async def rotate(catalog: Catalog, signs_from: float, actor: str = "lading") -> 
             tx.record([event])
         return added
 
-    return await catalog.write(work)
+    return await catalog.write(work, in_turn=True)
 
 
 async def revoke(catalog: Catalog, keys: Sequence[str], actor: str) -> None:
@@ -188,7 +188,7 @@ async def revoke(catalog: Catalog, keys: Sequence[str], actor: str) -> None:
         tx.drop_signing_keys(keys)
         tx.record(events)
 
-    await catalog.write(work)
+    await catalog.write(work, in_turn=True)
 
 
 async def looking(trust: Trust) -> None:

@@ -1,8 +1,9 @@
 """The production catalog: PostgreSQL, shared by replicas, through SQLAlchemy on asyncpg.
 
 Every write is SERIALIZABLE (PostgreSQL manual, 13.2.3), so it runs as if alone; one that lost
-against another is run again, and one that keeps losing takes its turn under a lock. What readers
-may have kept is told to every replica by NOTIFY, in the transaction that changes it.
+against another is run again, and one that keeps losing takes its turn under a lock. Those that
+record in the audit would all lose but one, so they take turns from the start. What readers may have
+kept is told to every replica by NOTIFY, in the transaction that changes it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Final, TypeVar
 
 import asyncpg
 from sqlalchemy import Connection
@@ -30,6 +32,7 @@ from ociserver.storage.news import News
 T = TypeVar("T")
 
 _CONNECTIONS = 16
+_ISOLATION: Final = "SERIALIZABLE"
 _CONNECT_SECONDS = 5.0
 # A statement that takes longer waits for something that will not come.
 _STATEMENT_SECONDS = 30.0
@@ -46,7 +49,9 @@ _BACKOFF_SECONDS = 0.004
 _BACKOFF_DOUBLINGS = 5
 _TURN = 0x1AD1_0001
 _MIGRATION = 0x1AD1_0002
-# 0x1AD1_0003 is held by who appends to the audit (migrations/versions/0004_access.py).
+_RECORDING = 0x1AD1_0003
+# Two that record at once give the same number: the later one lost.
+_NUMBER_TAKEN = ("23505", "audit_event_pkey")
 
 
 class PostgresCatalog:
@@ -60,7 +65,7 @@ class PostgresCatalog:
             pool_size=_CONNECTIONS,
             max_overflow=0,
             pool_timeout=_STATEMENT_SECONDS,
-            isolation_level="SERIALIZABLE",
+            isolation_level=_ISOLATION,
             # The causes of failures are logged, and the parameters of these can be secrets.
             hide_parameters=True,
         )
@@ -68,6 +73,9 @@ class PostgresCatalog:
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
         self._news = News(self._connect)
+        # Of the writes of this process one at a time waits for its turn to record, and of the
+        # connections one: the others are for those who need no turn.
+        self._recording = asyncio.Lock()
         self._closed = False
         self._accepted: set[asyncio.Task[object]] = set()
 
@@ -78,31 +86,45 @@ class PostgresCatalog:
         async with _translated(), self._reading.connect() as db:
             return await db.run_sync(lambda sync: work(SqlCatalogTx(sync)))
 
-    async def write(self, work: Callable[[CatalogTx], T]) -> T:
+    async def write(self, work: Callable[[CatalogTx], T], *, in_turn: bool = False) -> T:
         if self._closed:
             raise Unavailable("the catalog is closed")
         # A task of its own: a waiter that leaves must not cut a commit in two.
-        writing: asyncio.Task[T] = asyncio.create_task(self._write(work))
+        writing: asyncio.Task[T] = asyncio.create_task(self._write(work, in_turn))
         self._accepted.add(writing)
         writing.add_done_callback(self._accepted.discard)
         return await asyncio.shield(writing)
 
-    async def _write(self, work: Callable[[CatalogTx], T]) -> T:
-        return await _once_more(lambda: self._write_until_won(work))
+    async def _write(self, work: Callable[[CatalogTx], T], in_turn: bool) -> T:  # noqa: FBT001
+        once = self._write_in_turn if in_turn else self._write_once
+        return await _once_more(lambda: self._until_won(partial(once, work)))
 
-    async def _write_until_won(self, work: Callable[[CatalogTx], T]) -> T:
+    async def _until_won(self, write: Callable[[int], Awaitable[T]]) -> T:
         deadline = time.monotonic() + _LOSING_SECONDS
         attempt = 0
         while True:
             try:
-                async with _translated(), self._engine.connect() as db, _turn(db, attempt):
-                    return await self._commit(db, work)
+                return await write(attempt)
             except _LostError as error:
                 attempt += 1
                 if time.monotonic() > deadline:
                     raise Unavailable(f"the write lost against others {attempt} times") from error
             pause = _BACKOFF_SECONDS * 2 ** min(attempt, _BACKOFF_DOUBLINGS)
             await asyncio.sleep(random.uniform(0, pause))  # noqa: S311
+
+    async def _write_once(self, work: Callable[[CatalogTx], T], attempt: int) -> T:
+        async with _translated(), self._engine.connect() as db, _turn(db, attempt):
+            return await self._commit(db, work)
+
+    async def _write_in_turn(self, work: Callable[[CatalogTx], T], attempt: int) -> T:
+        async with (
+            self._recording,
+            _translated(),
+            self._engine.connect() as db,
+            _holding(db, _RECORDING),
+            _turn(db, attempt),
+        ):
+            return await self._commit(db, work)
 
     async def _commit(self, db: AsyncConnection, work: Callable[[CatalogTx], T]) -> T:
         def run(sync: Connection) -> tuple[T, set[RepositoryName]]:
@@ -195,21 +217,41 @@ async def _once_more(run: Callable[[], Awaitable[T]]) -> T:
 
 @asynccontextmanager
 async def _turn(db: AsyncConnection, attempt: int) -> AsyncIterator[None]:
-    """Hold, for a write that lost too often, the one lock of all such writes.
-
-    It is the session's and taken before the transaction begins: a snapshot from before the wait
-    would be outdated when the turn comes.
-    """
+    """Hold, for a write that lost too often, the one lock of all such writes."""
     if attempt < _IN_TURN_FROM:
         yield
         return
-    driver: Any = (await db.get_raw_connection()).driver_connection
-    await driver.execute(f"SELECT pg_advisory_lock({_TURN})")
+    async with _holding(db, _TURN):
+        yield
+
+
+@asynccontextmanager
+async def _holding(db: AsyncConnection, lock: int) -> AsyncIterator[None]:
+    """Hold a lock of ours.
+
+    It is the session's and taken before the transaction begins: a snapshot from before the wait
+    would be outdated when the turn comes. Should it not be known to be released, the connection
+    is closed, and the lock with it.
+    """
     try:
+        await _alone(db, f"SELECT pg_advisory_lock({lock})")
         yield
     finally:
-        with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            await driver.execute(f"SELECT pg_advisory_unlock({_TURN})")
+        if not db.invalidated:
+            try:
+                await _alone(db, f"SELECT pg_advisory_unlock({lock})")
+            except (DBAPIError, OSError, TimeoutError):
+                await db.invalidate()
+
+
+async def _alone(db: AsyncConnection, statement: str) -> None:
+    """Run a statement outside any transaction; the next one begins as those of writes do."""
+    await db.execution_options(isolation_level="AUTOCOMMIT")
+    try:
+        await db.exec_driver_sql(statement)
+    finally:
+        await db.rollback()
+    await db.execution_options(isolation_level=_ISOLATION)
 
 
 @asynccontextmanager
@@ -218,7 +260,9 @@ async def _translated() -> AsyncIterator[None]:
         yield
     except DBAPIError as error:
         state = getattr(error.orig, "sqlstate", None)
-        if state in _LOST:
+        cause = getattr(error.orig, "__cause__", None)
+        taken = (state, getattr(cause, "constraint_name", None))
+        if state in _LOST or taken == _NUMBER_TAKEN:
             raise _LostError from error
         if state == _DISK_FULL:
             raise StorageFull("the catalog's disk is full") from error

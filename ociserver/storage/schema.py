@@ -192,17 +192,22 @@ refresh_token = Table(
     Column("replaced_at", Float),
 )
 
-# Triggers refuse to change or delete a row. `detail` is JSON. A number is never given twice.
+# Triggers refuse to change or delete a row. `detail` is JSON. `hash` covers the row and the hash
+# of the one before (`auth/chain.py`), so numbers are given by who records: they are 1, 2, 3.
 audit_event = Table(
     "audit_event",
     metadata,
-    # AUTOINCREMENT is for INTEGER alone, which on SQLite has 64 bits anyway.
-    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column(
+        "number",
+        BigInteger().with_variant(Integer, "sqlite"),
+        primary_key=True,
+        autoincrement=False,
+    ),
     Column("at", Float, nullable=False),
     Column("actor", _text(), nullable=False),
     Column("action", _text(), nullable=False),
     Column("subject", _text(), nullable=False),
     Column("outcome", _text(), nullable=False),
     Column("detail", _text(), nullable=False),
-    sqlite_autoincrement=True,
+    Column("hash", _text(), nullable=False),
 )

@@ -62,7 +62,12 @@ class SqliteCatalog:
         with _translated(), self._reader.begin() as db:
             return work(SqlCatalogTx(db))
 
-    async def write(self, work: Callable[[CatalogTx], T]) -> T:
+    async def write(
+        self,
+        work: Callable[[CatalogTx], T],
+        *,
+        in_turn: bool = False,  # noqa: ARG002 - here every write waits for its turn
+    ) -> T:
         if self._closed:
             raise Unavailable("the catalog is closed")
         write = _Write(work)

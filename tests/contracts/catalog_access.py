@@ -10,13 +10,17 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
+from typing import Any
 
 import asyncpg
 import pytest
 
+from ociserver.auth.chain import GENESIS, Break, first_break, line, link, verdict
 from ociserver.auth.records import (
     ACCESS,
     AuditEvent,
+    AuditLink,
     Credential,
     RefreshToken,
     SigningKey,
@@ -28,6 +32,12 @@ from tests.contracts.catalog import Make, Work, after, settled, told, until
 
 # Runs a statement past all code of ours.
 RawSql = Callable[[str], object]
+
+# What it takes to change the audit after all.
+UNGUARDED = {
+    "SqliteCatalog": [f"DROP TRIGGER audit_event_{each}" for each in ("unchanged", "undeleted")],
+    "PostgresCatalog": ["DROP TRIGGER audit_event_unchanged ON audit_event"],
+}
 
 ANN = StoredPrincipal(name="ann", kind="user", groups=frozenset({"b", "a", "é"}))
 BOT = StoredPrincipal(name="bot", kind="robot", disabled_at=7.5, tokens_from=6.25)
@@ -337,9 +347,7 @@ class AccessContract:
             event(2),
             event(3),
         ]
-        numbers = [each.number for each in found]
-        assert numbers == sorted(set(numbers))
-        assert numbers[0] > 0
+        assert [each.number for each in found] == [1, 2, 3, 4]
 
     def test_pages_of_events_go_on_after_the_last(self, make: Make) -> None:
         def change(tx: CatalogTx) -> None:
@@ -358,7 +366,9 @@ class AccessContract:
         async def story(one: Catalog, two: Catalog, reader: Catalog) -> None:
             async def write(number: int) -> None:
                 events = [event(number), event(number + 1)]
-                await (one, two)[number // 2 % 2].write(lambda tx: tx.record(events))
+                await (one, two)[number // 2 % 2].write(
+                    lambda tx: tx.record(events), in_turn=number % 20 > 0
+                )
 
             writing = asyncio.gather(*(write(number) for number in range(0, 200, 2)))
             seen: list[AuditEvent] = []
@@ -368,8 +378,7 @@ class AccessContract:
                 last = seen[-1].number if seen else 0
                 seen += await reader.read(lambda tx, n=last: tx.events(n, 999))  # type: ignore[misc]
             await writing
-            numbers = [each.number for each in seen]
-            assert numbers == sorted(set(numbers))
+            assert [each.number for each in seen] == list(range(1, 201))
             ordered = subjects([event(number) for number in range(200)])
             assert sorted(subjects(seen)) == sorted(ordered)
             # What was recorded together stands together.
@@ -378,6 +387,62 @@ class AccessContract:
             ]
 
         told(make, story, workers=3)
+
+    def test_events_are_chained_from_the_first_on_and_across_pages(self, make: Make) -> None:
+        odd: Any = {
+            "why": "\0 é \ud83d\ude00 \ud800",
+            "n": math.nan,
+            "in": (1, 2.50, 1e300),
+            10: 1,
+            9: 2,
+        }
+
+        def change(tx: CatalogTx) -> None:
+            tx.record([event(1), replace(event(2), detail=odd), replace(event(3), at=3)])
+            tx.record([event(number) for number in range(4, 8)])
+            tx.record([])
+
+        def look(tx: CatalogTx) -> list[AuditLink]:
+            whole = [*tx.trail(0, 99)]
+            for limit in (1, 2, 3, 7):
+                paged: list[AuditLink] = []
+                while page := tx.trail(len(paged), limit):
+                    assert len(page) == min(limit, 7 - len(paged))
+                    paged += page
+                assert paged == whole
+            assert [each.event for each in whole] == tx.events(0, 99)
+            assert tx.trail(0, 0) == tx.trail(7, 9) == tx.trail(99, 9) == []
+            return whole
+
+        links = after(make, change, look)
+        assert links[0].previous == GENESIS
+        for before, each in pairwise(links):
+            assert each.previous == before.hash
+        for each in links:
+            assert each.hash == link(each.previous, each.event)
+        assert links[1].event.detail == {
+            "why": "\0 é 😀 \ud800", "n": "NaN", "in": [1, 2.5, 1e300], "10": 1, "9": 2
+        }  # fmt: skip
+        found = verdict(map(line, links))
+        assert (found.broken, str(found.head)) == (None, f"7:{links[-1].hash}")
+
+    @pytest.mark.parametrize("page", [1, 2, 9])
+    def test_an_event_that_was_taken_out_past_all_triggers_is_missed(
+        self, make: Make, raw: RawSql, page: int
+    ) -> None:
+        async def story(catalog: Catalog) -> Break | None:
+            await catalog.write(lambda tx: tx.record([event(number) for number in range(1, 6)]))
+            for statement in UNGUARDED[type(catalog).__name__]:
+                await asyncio.to_thread(raw, statement)
+            await asyncio.to_thread(raw, "DELETE FROM audit_event WHERE number = 3")
+            lines: list[bytes] = []
+            number = 0
+            while links := await catalog.read(lambda tx: tx.trail(number, page)):  # noqa: B023
+                lines += map(line, links)
+                number = links[-1].event.number
+            return first_break(lines)
+
+        assert told(make, story) == Break(3, "event 3 is missing before event 4")
 
     def test_an_event_of_a_write_that_failed_never_was(self, make: Make) -> None:
         async def story(catalog: Catalog) -> None:

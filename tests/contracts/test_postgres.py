@@ -17,17 +17,19 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from ociserver.auth.chain import line, verdict
 from ociserver.auth.records import ACCESS
 from ociserver.errors import Unavailable
 from ociserver.ports import Catalog, CatalogTx
 from ociserver.refs import parse_tag
-from ociserver.storage.postgres import PostgresCatalog, check, migrate
+from ociserver.storage.postgres import _RECORDING, PostgresCatalog, check, migrate
 from ociserver.storage.schema import metadata
 from ociserver.storage.sqlite import prepare_catalog
 from tests.contracts.catalog import REPO, V1, Make, digest, move, put, settled, told, until
 from tests.contracts.catalog_access import AccessContract, RawSql, event, refresh, subjects
 from tests.contracts.catalog_collection import CollectionContract
 from tests.contracts.catalog_sharing import SharedCatalogContract
+from tests.contracts.migrating import holds_it_chained, leave_unchained
 from tests.postgres import PostgresServer
 
 
@@ -54,23 +56,92 @@ class TestPostgres(SharedCatalogContract, CollectionContract, AccessContract):
         with pytest.raises(asyncpg.PostgresError, match="append-only"):
             raw("TRUNCATE audit_event")
 
-    def test_an_event_is_seen_only_after_all_of_lower_numbers(self, make: Make, url: str) -> None:
+    def test_who_finds_its_number_taken_goes_on_behind(self, make: Make, url: str) -> None:
         async def story(catalog: Catalog) -> None:
             slow = await asyncpg.connect(url)
             try:
+                # Not SERIALIZABLE: PostgreSQL itself sees two rows of one key, and no more.
                 await slow.execute(f"BEGIN; {_RAW_EVENT}")
                 writing = asyncio.create_task(catalog.write(lambda tx: tx.record([event(1)])))
-                waits = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+                waits = "SELECT 1 FROM pg_locks WHERE NOT granted"
                 while not writing.done() and not await slow.fetch(waits):
                     pass
                 assert await catalog.read(lambda tx: tx.events(0, 9)) == []
-                await slow.execute(f"{_RAW_EVENT}; COMMIT")
+                await slow.execute("COMMIT")
                 await writing
             finally:
                 await slow.close()
-            found = await catalog.read(lambda tx: tx.events(0, 9))
-            assert subjects(found) == ["slow", "slow", "a/b:v1"]
+            found = await catalog.read(lambda tx: tx.trail(0, 9))
+            assert [(each.event.number, each.event.subject) for each in found] == [
+                (1, "slow"),
+                (2, "a/b:v1"),
+            ]
+            assert found[1].previous == found[0].hash == "raw"
 
+        told(make, story)
+
+    def test_recorders_of_two_replicas_take_turns_and_none_is_run_again(self, make: Make) -> None:
+        runs = 0
+
+        def work(tx: CatalogTx, number: int) -> None:
+            nonlocal runs
+            runs += 1
+            tx.record([event(number)])
+
+        async def story(one: Catalog, two: Catalog) -> None:
+            async def recorder(which: int) -> None:
+                for number in range(10):
+                    await (one, two)[which % 2].write(
+                        partial(work, number=16 * number + which), in_turn=True
+                    )
+
+            await asyncio.gather(*(recorder(which) for which in range(16)))
+            lines = [line(each) for each in await one.read(lambda tx: tx.trail(0, 999))]
+            found = verdict(lines)
+            assert (found.events, found.broken) == (160, None)
+
+        told(make, story, workers=2)
+        assert runs == 160
+
+    def test_who_waits_to_record_leaves_connections_to_others(self, make: Make, url: str) -> None:
+        async def story(catalog: Catalog) -> None:
+            other = await asyncpg.connect(url)
+            try:
+                await other.execute(f"SELECT pg_advisory_lock({_RECORDING})")
+                waiting = [
+                    asyncio.create_task(catalog.write(lambda tx: tx.record([]), in_turn=True))
+                    for _ in range(50)
+                ]
+                for _ in range(20):
+                    await catalog.write(partial(put, number=1))
+                    await catalog.read(lambda tx: tx.events(0, 1))
+                assert not any(each.done() for each in waiting)
+                await other.execute(f"SELECT pg_advisory_unlock({_RECORDING})")
+                await asyncio.gather(*waiting)
+            finally:
+                await other.close()
+
+        told(make, story)
+
+    def test_a_turn_that_does_not_come_is_unavailable_and_nothing_is_held(
+        self, make: Make, url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def story(catalog: Catalog) -> None:
+            other = await asyncpg.connect(url)
+            try:
+                await other.execute(f"SELECT pg_advisory_lock({_RECORDING})")
+                with pytest.raises(Unavailable):
+                    await catalog.write(lambda tx: tx.record([event(1)]), in_turn=True)
+                await other.execute(f"SELECT pg_advisory_unlock({_RECORDING})")
+                await catalog.write(lambda tx: tx.record([event(2)]), in_turn=True)
+                held = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory'"
+                assert await other.fetch(held) == []
+            finally:
+                await other.close()
+            found = await catalog.read(lambda tx: tx.events(0, 9))
+            assert subjects(found) == ["a/b:v2"]
+
+        monkeypatch.setattr("ociserver.storage.postgres._STATEMENT_SECONDS", 0.3)
         told(make, story)
 
     def test_who_stands_still_in_a_transaction_is_put_out_of_it(
@@ -113,8 +184,9 @@ class TestPostgres(SharedCatalogContract, CollectionContract, AccessContract):
         told(make, story, workers=2)
 
 
-_RAW_EVENT = """INSERT INTO audit_event (at, actor, action, subject, outcome, detail)
-    VALUES (0, '', '', 'slow', 'done', '{}')"""
+_RAW_EVENT = """INSERT INTO audit_event
+    (number, at, actor, action, subject, outcome, detail, hash)
+    VALUES (1, 0, '', '', 'slow', 'done', '{}', 'raw')"""
 
 
 def differences(connection: Connection) -> list[object]:
@@ -137,6 +209,27 @@ def test_migrations_make_the_schema_that_the_code_reads(url: str, tmp_path: Path
     with embedded.connect() as db:
         assert differences(db) == []
     embedded.dispose()
+
+
+def test_an_audit_from_before_it_was_chained_is_chained(postgres: PostgresServer) -> None:
+    url = postgres.new_database()
+
+    async def make() -> Catalog:
+        engine = create_async_engine(url.replace("postgresql:", "postgresql+asyncpg:"))
+        async with engine.begin() as db:
+            await db.run_sync(leave_unchained)
+        await engine.dispose()
+        await migrate(url)
+        return PostgresCatalog(url)
+
+    told(make, holds_it_chained)
+    left = """SELECT relname::text FROM pg_class WHERE relname LIKE 'audit%'
+        UNION SELECT proname::text FROM pg_proc WHERE proname LIKE 'audit%'"""
+    assert set(postgres.rows(left, url.rpartition("/")[2])) == {
+        ("audit_event",),
+        ("audit_event_pkey",),
+        ("audit_event_refused",),
+    }
 
 
 def test_replicas_that_migrate_together_do_it_once(postgres: PostgresServer) -> None:
@@ -205,7 +298,8 @@ def test_an_outage_is_told_and_ends_by_itself(own: PostgresServer, how: signal.S
     told(make, story)
 
 
-def test_a_restart_between_two_requests_fails_neither(own: PostgresServer) -> None:
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_a_restart_between_two_requests_fails_neither(own: PostgresServer, in_turn: bool) -> None:
     url = own.new_database()
     asyncio.run(migrate(url))
 
@@ -219,7 +313,7 @@ def test_a_restart_between_two_requests_fails_neither(own: PostgresServer) -> No
             own.stop()
             await asyncio.to_thread(own.start)
             if number == 1:
-                await catalog.write(partial(put, number=1))
+                await catalog.write(partial(put, number=1), in_turn=in_turn)
             assert await catalog.read(lambda tx: tx.manifest(REPO, digest(1))) is not None
 
     told(make, story)

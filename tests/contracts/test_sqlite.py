@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine
 
 from ociserver.errors import Unavailable
 from ociserver.ports import Catalog, CatalogTx
@@ -20,6 +21,7 @@ from tests.contracts.catalog import REPO, Make, begun, digest, put, told
 from tests.contracts.catalog_access import AccessContract, RawSql, event
 from tests.contracts.catalog_collection import CollectionContract
 from tests.contracts.catalog_sharing import SharedCatalogContract
+from tests.contracts.migrating import holds_it_chained, leave_unchained
 
 
 class TestSqlite(SharedCatalogContract, CollectionContract, AccessContract):
@@ -47,7 +49,7 @@ class TestSqlite(SharedCatalogContract, CollectionContract, AccessContract):
         values = (
             "audit_event SET number = 2 WHERE number = 1"
             if how.startswith("UPDATE")
-            else "INTO audit_event VALUES (1, 0.0, 'nobody', '', '', 'done', '{}')"
+            else "INTO audit_event VALUES (1, 0.0, 'nobody', '', '', 'done', '{}', '')"
         )
 
         async def story(catalog: Catalog) -> None:
@@ -140,6 +142,24 @@ def test_a_catalog_from_before_there_were_revisions_is_taken_up(tmp_path: Path) 
     assert kept(path) == [(REVISION,)]
     with sqlite3.connect(path) as database:
         assert database.execute("SELECT count(*) FROM tag").fetchone() == (25,)
+    database.close()
+
+
+def test_an_audit_from_before_it_was_chained_is_chained(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.db"
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as db:
+        leave_unchained(db)
+    engine.dispose()
+
+    async def make() -> Catalog:
+        return SqliteCatalog(path)
+
+    told(make, holds_it_chained)
+    with sqlite3.connect(path) as database:
+        found = database.execute("SELECT name FROM sqlite_master WHERE name LIKE 'audit%'")
+        names = {f"audit_event_{each}" for each in ("unchanged", "undeleted", "unreplaced")}
+        assert {name for (name,) in found} == {"audit_event", *names}
     database.close()
 
 
