@@ -20,6 +20,7 @@ COMMANDS = {
     "robot": ("ociserver.people:robot", "add, list, disable robots; give them keys and groups"),
     "rules": ("ociserver.access:main", "check a rule file; ask it which rule decides"),
     "key": ("ociserver.access:key", "have tokens signed by a new key"),
+    "audit": ("ociserver.trail:main", "print the audit; verify that what was printed is whole"),
     "migrate": ("ociserver.migrate:main", "bring the catalog's schema to this release"),
 }
 

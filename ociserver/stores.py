@@ -81,11 +81,13 @@ def migrate_catalog(url: str) -> None:
 
 
 @asynccontextmanager
-async def existing_catalog(settings: Settings) -> AsyncIterator[Catalog]:
+async def existing_catalog(settings: Settings, *, make: bool = True) -> AsyncIterator[Catalog]:
     """Open the catalog of a registry, which may be serving; a missing one of files is made.
 
-    Raises Unavailable.
+    Raises Unavailable, also where there is none to read and none is to be made.
     """
+    if not make:
+        _require(settings.catalog)
     if settings.catalog.startswith(_POSTGRES):
         await _postgres().check(settings.catalog)
     catalog = _catalog(settings.catalog)
@@ -102,8 +104,7 @@ async def existing_stores(settings: Settings) -> AsyncIterator[Stores]:
     Nothing is made: beside an empty store, everything in the other one would pass for lost.
     """
     for url in (settings.catalog, settings.blobs):
-        if urlsplit(url).scheme in _LOCAL and not path_of(url).exists():
-            raise Unavailable(f"there is nothing at {place(url)}")
+        _require(url)
     if settings.catalog.startswith(_POSTGRES):
         await _postgres().check(settings.catalog)
     await _check_blobs(settings)
@@ -130,6 +131,11 @@ def place(url: str) -> str:
 def path_of(url: str) -> Path:
     """Return the path of a `scheme:///PATH`; `settings.py` has checked its form."""
     return Path(url.partition(":///")[2])
+
+
+def _require(url: str) -> None:
+    if urlsplit(url).scheme in _LOCAL and not path_of(url).exists():
+        raise Unavailable(f"there is nothing at {place(url)}")
 
 
 def _catalog(url: str) -> Catalog:
