@@ -70,6 +70,11 @@ def parse_name(text: str) -> RepositoryName:
     return RepositoryName(text)
 
 
+def is_repository(text: str) -> bool:
+    """Tell whether `parse_name` takes it."""
+    return len(text) <= NAME_MAX and _NAME.fullmatch(text) is not None
+
+
 def parse_tag(text: str) -> Tag:
     """Return a tag, or raise TagInvalid."""
     if not _TAG.fullmatch(text):

@@ -14,10 +14,11 @@ from enum import StrEnum
 from typing import Any
 from urllib.parse import urlsplit
 
+from ociserver.auth.globs import anchored
 from ociserver.auth.principals import ANYONE, Principal, is_name
 
-_GLOB = re.compile(r"[a-z0-9._/*-]+")
-_ALIAS = re.compile(r"[A-Za-z0-9._*-]+")
+_GLOB = re.compile(r"(?!.*\*{3})[a-z0-9._/*-]+")
+_ALIAS = re.compile(r"(?!.*\*{3})[A-Za-z0-9._*-]+")
 _ISSUER = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _CLAIM = re.compile(r"[A-Za-z0-9_./:-]+")
 _HEADER = re.compile(r"^[ \t]*\[\[[ \t]*rule[ \t]*\]\]", re.MULTILINE)
@@ -94,8 +95,9 @@ class Rule:
 class Rights:
     """What one principal may do by one file of rules. Remembers what it was asked."""
 
-    # Repositories one principal asks for while its rights are at hand.
-    _REMEMBERED = 1_024
+    # Repositories one caller asks for while its rights are at hand. There are as many callers as
+    # tokens, and whoever has many of them must not fill the memory with names.
+    _REMEMBERED = 128
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._rules = rules
@@ -264,8 +266,8 @@ def _rule(
         on=on,
         aliases=aliases,
         _matches_who=lambda principal: any(matches(principal) for matches in matchers),
-        _matches_on=_anchored(on),
-        _matches_alias=_anchored(aliases) if aliases is not None else None,
+        _matches_on=anchored(on),
+        _matches_alias=anchored(aliases) if aliases is not None else None,
     )
 
 
@@ -309,9 +311,10 @@ def _workload(*words: str, issuers: Mapping[str, Issuer]) -> Callable[[Principal
     wanted: dict[str, re.Pattern[str]] = {}
     for word in words[1:]:
         claim, equals, glob = word.partition("=")
-        if not equals or not _CLAIM.fullmatch(claim) or claim in wanted or not glob:
+        is_glob = bool(glob) and "***" not in glob
+        if not equals or not _CLAIM.fullmatch(claim) or claim in wanted or not is_glob:
             raise ValueError(f"has {word!r}, which is no CLAIM=GLOB")
-        wanted[claim] = _anchored((glob,))
+        wanted[claim] = anchored((glob,))
     if not wanted:
         raise ValueError("names no claim: anyone at all may have a token of that issuer")
     prefix = f"workload:{words[0]}:"
@@ -322,13 +325,3 @@ def _workload(*words: str, issuers: Mapping[str, Issuer]) -> Callable[[Principal
             for claim, pattern in wanted.items()
         )
     )
-
-
-def _anchored(globs: Sequence[str]) -> re.Pattern[str]:
-    """Return the pattern of these globs: `*` stays within a path component, `**` does not."""
-    return re.compile("|".join(_expression(each) for each in globs), re.DOTALL)
-
-
-def _expression(glob: str) -> str:
-    parts = re.split(r"(\*+)", glob)
-    return "".join({"*": "[^/]*", "**": ".*"}.get(each, re.escape(each)) for each in parts)

@@ -16,14 +16,14 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 from ociserver.auth.principals import Principal
 from ociserver.auth.rules import Action, Rights
-from ociserver.refs import NAME_MAX
+from ociserver.refs import is_repository
 
 ALGORITHM = "ES256"
 # A principal with its groups, claims and 50 repositories fits; nothing longer is even parsed.
 _TOKEN_BYTES = 16 * 1024
 # How far the clocks of replicas may be apart.
 _SKEW_SECONDS = 30
-_SCOPE = re.compile(r"repository(?:\([^)]*\))?:([^:\s]+(?::[0-9]+/[^:\s]+)?):([a-z,*-]*)")
+_SCOPE = re.compile(r"repository(?:\([^)]*\))?:([^:]+):([a-z,*-]*)")
 # More, or longer ones, are not answered: nobody pulls from so many at once, and a token must fit in
 # a header.
 _SCOPES = 50
@@ -59,13 +59,13 @@ class Token:
 def parse_scopes(texts: Iterable[str]) -> dict[str, frozenset[str]]:
     """Return the repositories and actions that `scope` parameters ask for.
 
-    One may hold several, separated by spaces. What is of another type, or no scope, asks for
-    nothing: granting less than was asked is no error.
+    One may hold several, separated by spaces. What is of another type, or no scope, or of what
+    cannot be a repository's name, asks for nothing: granting less than was asked is no error.
     """
     asked: dict[str, frozenset[str]] = {}
     for text in (each for several in texts for each in several.split()):
         found = _SCOPE.fullmatch(text)
-        if found is None or len(found[1]) > NAME_MAX:
+        if found is None or not (found[1] == ANYWHERE or is_repository(found[1])):
             continue
         actions = set(found[2].split(","))
         known = {MOUNT} if found[1] == ANYWHERE else _ACTIONS.keys()

@@ -122,7 +122,7 @@ class Guard:
         """Return who asks, if they may do this in the repository that the path names.
 
         Without an action, if they say who they are: then a client learns that it can log in.
-        Raises Unauthenticated, NameUnknown, Denied, TooManyRequests, Unavailable.
+        Raises Unauthenticated, NameInvalid, NameUnknown, Denied, TooManyRequests, Unavailable.
         """
         parameters = scope["path_params"]
         repository, upload = parameters.get("name", ""), parameters.get("upload")
@@ -135,6 +135,8 @@ class Guard:
                 error.scope = _scope(action, repository, _source(scope))
             raise
         if action is not None:
+            # Rules are asked about names alone: text of any length is slow to match and to keep.
+            repository = parse_name(repository)
             self._require(caller, action, repository, scope)
             self._require_source(caller, repository, scope)
         elif self._callers is not None and caller.says_nothing:

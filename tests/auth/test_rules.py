@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,6 +47,29 @@ def test_a_glob_is_anchored_and_a_star_stays_in_its_component(
 ) -> None:
     text = rule(on=f'"{glob}"')
     assert allows(text, ANYONE, Action.PULL, repository) is matches
+
+
+@pytest.mark.parametrize(
+    "glob",
+    ["*-*-*-*-*-*-*-model", "**a" * 100 + "**x", "**-*-*-*-x**-*-*-*-y**-*-z", "*-" * 60 + "x"],
+)
+@pytest.mark.parametrize("name", ["-" * 255, "a" * 255, "-a" * 127, "-a/" * 85])
+def test_no_name_is_slow_to_match(glob: str, name: str) -> None:
+    began = time.perf_counter()
+    assert not allows(rule(on=f'"{glob}"'), ANYONE, Action.PULL, name)
+    assert time.perf_counter() - began < 1
+
+
+@pytest.mark.parametrize("where", ["on", "aliases", "claim"])
+def test_three_stars_are_no_glob(where: str) -> None:
+    issuer = '[[issuer]]\nname = "a"\nurl = "https://a.example"\naudience = "l"\n'
+    texts = {
+        "on": rule(on='"a/***"'),
+        "aliases": rule(may='"promote"', more='aliases = "a***"'),
+        "claim": issuer + rule(who='"workload:a sub=x***"'),
+    }
+    with pytest.raises(RulesInvalid):
+        Rules.parse(texts[where])
 
 
 def test_what_no_rule_grants_is_refused() -> None:

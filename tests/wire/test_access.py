@@ -469,6 +469,15 @@ def test_no_name_that_was_sent_keeps_events_from_the_audit(
     eventually(is_recorded)
 
 
+def test_what_is_no_name_is_not_asked_about(registry: Guarded, client: httpx.Client) -> None:
+    rules = RULES + '[[rule]]\nwho = "anyone"\nmay = "pull"\non = "*-*-*-*-model"\n'
+    with in_force(registry, rules):
+        for name in ("-" * 7000, "team/../public/a", "x" * 256):
+            answer = client.get(f"/v2/{name.replace('..', '%2e%2e')}/tags/list")
+            assert (answer.status_code, code(answer)) == (400, "NAME_INVALID")
+            assert registry.token(None, f"repository:{name}:pull")
+
+
 # -- starting
 
 
