@@ -152,6 +152,11 @@ class Guard:
                 scope=_scope(action, repository, _source(scope)),
                 reason="insufficient_scope",
             )
+        if caller.says_nothing:
+            # Nearly every client's first request: it is asked who it is, and refused nothing yet.
+            raise Unauthenticated(
+                "say who you are", scope=_scope(action, repository, _source(scope))
+            )
         self._limits.refused("denied")
         self._note(caller, action, repository, scope)
         shown = shortened(repository)
@@ -184,21 +189,19 @@ class Guard:
 
     def _note(self, caller: Caller, action: Action, repository: str, scope: Scope) -> None:
         address = sender(scope, self.realm.proxies)
-        self._audit.refused(
-            AuditEvent(
-                at=time.time(),
-                actor=caller.principal.name,
-                action=action,
-                subject=shortened(repository),
-                outcome="denied",
-                detail={
-                    "request_id": scope.get("lading.request_id", ""),
-                    "address": address,
-                    "method": scope["method"],
-                },
-            ),
-            address,
+        event = AuditEvent(
+            at=time.time(),
+            actor=caller.principal.name,
+            action=action,
+            subject=shortened(repository),
+            outcome="denied",
+            detail={
+                "request_id": scope.get("lading.request_id", ""),
+                "address": address,
+                "method": scope["method"],
+            },
         )
+        self._audit.refused(event, address)
 
 
 def caller_of(request: Request) -> Caller:

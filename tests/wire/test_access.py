@@ -450,6 +450,22 @@ def test_events_are_in_the_audit_and_stay(registry: Guarded, client: httpx.Clien
     assert "guess" not in registry.log
 
 
+def test_who_is_asked_for_a_login_was_not_refused(tmp_path: Path) -> None:
+    with guarded(tmp_path) as served, served.client() as client:
+        for number in range(20):
+            assert client.get(f"/v2/team/a/manifests/v{number}").status_code == 401
+        stranger, bob = served.bearer(None), served.bearer("bob")
+        assert client.get("/v2/secret/b/tags/list", headers=stranger).status_code == 401
+        assert client.get("/v2/secret/a/tags/list", headers=bob).status_code == 404
+        served.stop()
+    with sqlite3.connect(tmp_path / "catalog.db") as database:
+        found = database.execute(
+            "SELECT actor, action, subject FROM audit_event WHERE outcome = 'denied'"
+        ).fetchall()
+    database.close()
+    assert found == [("anyone", "pull", "secret/b"), ("user:bob", "pull", "secret/a")]
+
+
 @pytest.mark.parametrize("name", ["%00", "%ff%fe", "%ed%a0%80", "\u2028", "x" * 9000])
 def test_no_name_that_was_sent_keeps_events_from_the_audit(
     registry: Guarded, client: httpx.Client, name: str
