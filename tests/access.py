@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -96,6 +97,12 @@ class Guarded(Served):
     def wait_for_news(self) -> None:
         """Let everything that was recorded before come to be known."""
         time.sleep(0.5)
+
+    def events(self) -> list[tuple[str, str, str, str]]:
+        """Return actor, action, subject and outcome of everything in the audit."""
+        with contextlib.closing(sqlite3.connect(self.data / "catalog.db")) as database:
+            found = database.execute("SELECT actor, action, subject, outcome FROM audit_event")
+            return found.fetchall()
 
     def basic(self, name: str) -> httpx.BasicAuth:
         """Return the credentials of one of them."""

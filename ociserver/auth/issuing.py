@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from ociserver.auth.logins import Login
 from ociserver.auth.principals import Principal
-from ociserver.auth.records import RefreshToken
+from ociserver.auth.records import AuditEvent, RefreshToken
 from ociserver.auth.rules import Rules
 from ociserver.auth.tokens import Access, Token, granted
 from ociserver.auth.trust import Trust
@@ -91,7 +91,7 @@ class Issuing:
         if token is None or principal is None:
             raise Unauthenticated("the refresh token is not good, or no longer")
         if token.replaced_at is not None and token.replaced_at + _REPLACED_SECONDS < now:
-            await self._catalog.write(lambda tx: tx.drop_refresh_family(token.family))
+            await self._end(token)
             raise Unauthenticated("the refresh token was used before: log in again")
         issued = self._issue(Login(principal, now), asked)
         if not offline:
@@ -106,6 +106,22 @@ class Issuing:
 
         replaced = await self._catalog.write(rotate)
         return replace(issued, refresh_token=following if replaced else None)
+
+    async def _end(self, token: RefreshToken) -> None:
+        event = AuditEvent(
+            at=time.time(),
+            actor="lading",
+            action="end-login",
+            subject=token.principal,
+            outcome="done",
+            detail={"reason": "a refresh token that was replaced came again"},
+        )
+
+        def work(tx: CatalogTx) -> None:
+            tx.drop_refresh_family(token.family)
+            tx.record([event])
+
+        await self._catalog.write(work, in_turn=True)
 
     async def sweep(self) -> None:
         """Forget refresh tokens that ended a day ago. Raises Unavailable."""

@@ -78,21 +78,10 @@ class Logins:
         try:
             login = await self._authenticate(name, secret)
         except Unauthenticated as error:
-            self._refused("login")
             now = time.monotonic()
             self._by_name.failed(key, now)
             self._by_address.failed(address, now)
-            self._audit.refused(
-                AuditEvent(
-                    at=time.time(),
-                    actor=name if is_name(name) else "unknown",
-                    action="login",
-                    subject=address,
-                    outcome="failed",
-                    detail={"reason": error.message},
-                ),
-                address,
-            )
+            self.note_failed(name, address, error)
             raise
         except TooManyRequests:
             self._refused("logins")
@@ -103,6 +92,19 @@ class Logins:
     async def by_basic(self, credentials: str, address: str) -> Login:
         """Return whose Basic credentials these are. Raises as `authenticate` does."""
         return await self.authenticate(*_basic(credentials), address)
+
+    def note_failed(self, name: str, address: str, error: Unauthenticated) -> None:
+        """Count a login that failed, and have it in the audit."""
+        self._refused("login")
+        event = AuditEvent(
+            at=time.time(),
+            actor=name if is_name(name) else "unknown",
+            action="login",
+            subject=address,
+            outcome="failed",
+            detail={"reason": error.message},
+        )
+        self._audit.refused(event, address)
 
     async def _authenticate(self, name: str, secret: str) -> Login:
         now = time.time()

@@ -64,8 +64,7 @@ class TokenDoor:
         offline = _one(form, "access_type") == "offline"
         match _one(form, "grant_type"):
             case "refresh_token":
-                shown = _one(form, "refresh_token")
-                issued = await self._issuing.for_refresh(shown, asked, offline=offline)
+                issued = await self._refreshed(request, form, asked, offline=offline)
             case "password":
                 login = await self._login(request, _one(form, "username"), _one(form, "password"))
                 issued = await self._issuing.for_login(login, asked, offline=offline)
@@ -93,6 +92,17 @@ class TokenDoor:
     async def _login(self, request: Request, name: str, secret: str) -> Login:
         address = sender(request.scope, self._proxies)
         return await self._logins.authenticate(name, secret, address)
+
+    async def _refreshed(
+        self, request: Request, form: dict[str, list[str]], asked: Access, *, offline: bool
+    ) -> Issued:
+        # Nobody guesses one, so that failures need not be waited out; but they are told.
+        shown = _one(form, "refresh_token")
+        try:
+            return await self._issuing.for_refresh(shown, asked, offline=offline)
+        except Unauthenticated as error:
+            self._logins.note_failed("", sender(request.scope, self._proxies), error)
+            raise
 
     async def _form(self, request: Request) -> dict[str, list[str]]:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
