@@ -137,6 +137,8 @@ class Rules:
             document = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise RulesInvalid([str(error)]) from error
+        except RecursionError as error:
+            raise RulesInvalid(["it nests too deeply"]) from error
         problems = [
             f"{key!r} is no part of it; known are: issuer, rule"
             for key in document.keys() - {"issuer", "rule"}

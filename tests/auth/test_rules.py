@@ -166,7 +166,15 @@ def test_everything_that_is_wrong_is_named_at_once() -> None:
         "issuer 1: url 'http://far.example' is no https address",
     ):
         assert said in found
-    for broken in ("", "# nothing", "x = ", "rule = 1", "[rule]\nwho = 1", "[[rule]]\nwho = [1]"):
+    for broken in (
+        "",
+        "# nothing",
+        "x = ",
+        "rule = 1",
+        "[rule]\nwho = 1",
+        "[[rule]]\nwho = [1]",
+        "x = " + "[" * 9000,
+    ):
         with pytest.raises(RulesInvalid):
             Rules.parse(broken)
 
