@@ -13,6 +13,7 @@ import os
 import sys
 import time
 import uuid
+import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -259,7 +260,9 @@ async def _import(desk: _Desk, options: argparse.Namespace) -> None:
     for name, _, stored in entries:
         _checked([name])
         if not is_hash(stored.strip()):
-            raise _RefusedError(f"the hash of {name} is neither bcrypt nor argon2", _USAGE)
+            raise _RefusedError(
+                f"the hash of {name} is neither bcrypt nor argon2, or too slow to check", _USAGE
+            )
     taken = [
         name for name, _, stored in entries if not await _record(desk, name, stored.strip(), [])
     ]
@@ -270,7 +273,7 @@ async def _import(desk: _Desk, options: argparse.Namespace) -> None:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
+        return path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise _RefusedError(f"{path} is no text", _USAGE) from error
 
@@ -283,12 +286,28 @@ def _new_secret(kind: Kind, options: argparse.Namespace) -> tuple[str, str]:
     if options.password_stdin:
         password = sys.stdin.readline(_PASSWORD_BYTES + 2).removesuffix("\n").removesuffix("\r")
     else:
-        password = getpass.getpass("Password: ")
-        if password != getpass.getpass("Again: "):
-            raise _RefusedError("these were two different passwords", _USAGE)
+        password = _asked_for()
     if not password or len(password) > _PASSWORD_BYTES:
         raise _RefusedError(f"a password has 1 to {_PASSWORD_BYTES} characters", _USAGE)
-    return password, password_hash(password)
+    try:
+        return password, password_hash(password)
+    except UnicodeEncodeError as error:
+        raise _RefusedError("a password is UTF-8", _USAGE) from error
+
+
+def _asked_for() -> str:
+    try:
+        with warnings.catch_warnings():
+            # Without a terminal it would read on, from stdin and in plain sight.
+            warnings.simplefilter("error", getpass.GetPassWarning)
+            password = getpass.getpass("Password: ")
+            again = getpass.getpass("Again: ")
+    except (EOFError, getpass.GetPassWarning) as error:
+        told = "nobody answers at a terminal: --password-stdin reads the password"
+        raise _RefusedError(told, _USAGE) from error
+    if password != again:
+        raise _RefusedError("these were two different passwords", _USAGE)
+    return password
 
 
 def _tell(kind: Kind, name: str, secret: str) -> None:

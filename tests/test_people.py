@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -25,8 +26,10 @@ def lading(*arguments: str, catalog: Path, stdin: str = "") -> subprocess.Comple
         input=stdin,
         capture_output=True,
         text=True,
+        errors="surrogateescape",
         timeout=60,
         check=False,
+        start_new_session=True,  # no terminal to ask on
         env={**environment, "LADING_CATALOG": f"sqlite:///{catalog}"},
     )
 
@@ -79,6 +82,8 @@ def test_a_person_and_a_robot_from_first_to_last(catalog: Path) -> None:
         (("user", "add", "a:b", "--password-stdin"), "x\n", 2, "'a:b' is no name"),
         (("user", "add", "bob", "--password-stdin"), "\n", 2, "a password has 1 to"),
         (("user", "add", "bob", "--password-stdin"), "x" * 2000, 2, "a password has 1 to"),
+        (("user", "add", "bob", "--password-stdin"), "\udcff\n", 2, "a password is UTF-8"),
+        (("user", "add", "bob"), "", 2, "--password-stdin reads the password"),
         (("user", "add", "bob", "--password-stdin", "--group", "M L"), "x\n", 2, "'M L' is no"),
         (("user", "add", "ann", "--password-stdin"), "x\n", 1, "the name ann is taken"),
         (("robot", "add", "ann"), "", 1, "the name ann is taken"),
@@ -120,7 +125,7 @@ def test_whoever_is_disabled_while_their_secret_is_replaced_stays_so(catalog: Pa
 def test_an_htpasswd_file_is_taken_over(tmp_path: Path) -> None:
     # As `htpasswd -B` writes it.
     hashed = bcrypt.hashpw(b"of ann", bcrypt.gensalt(4)).decode().replace("$2b$", "$2y$")
-    lines = f"# people\neve:{hashed}\n\nkim:{password_hash('of kim')}\nbob:{hashed}\n"
+    lines = f"\ufeff# people\neve:{hashed}\n\nkim:{password_hash('of kim')}\nbob:{hashed}\n"
     (tmp_path / "htpasswd").write_text(lines)
     with guarded(tmp_path) as served:
         path = str(tmp_path / "htpasswd")
@@ -139,10 +144,37 @@ def test_an_htpasswd_file_is_taken_over(tmp_path: Path) -> None:
             ):
                 answer = client.get("/token", auth=httpx.BasicAuth(name, secret))
                 assert answer.status_code == status, (name, secret)
-    (tmp_path / "bad").write_text("eve:$apr1$salt$hash\n")
-    refused = lading("user", "import", str(tmp_path / "bad"), catalog=tmp_path / "catalog.db")
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        "$apr1$salt$hash",
+        "$2y$05$tooshort",
+        "$2y$31$c4WoMPo3SXsafkva.HHa6uXQZWr7oboPiC2bT/r7q1BB8I2s0BRqC",
+        "$argon2id$garbage",
+        "$argon2id$v=19$m=4194304,t=2,p=1$c29tZXNhbHRzb21l$aGFzaGhhc2hoYXNoaGFzaA",
+        "$argon2id$v=19$m=65536,t=900,p=1$c29tZXNhbHRzb21l$aGFzaGhhc2hoYXNoaGFzaA",
+    ],
+)
+def test_a_hash_that_no_login_could_be_held_against_is_not_taken(
+    catalog: Path, tmp_path: Path, stored: str
+) -> None:
+    (tmp_path / "bad").write_text(f"ann:{password_hash('x')}\neve:{stored}\n")
+    where = f"sqlite:///{catalog}"
+    refused = lading("user", "import", str(tmp_path / "bad"), catalog=catalog)
     assert refused.returncode == 2
     assert "the hash of eve is neither bcrypt nor argon2" in refused.stderr
+    assert run("user", "list", catalog=where) == ""
+
+
+def test_a_stored_hash_that_is_broken_is_nobody_s_and_no_fault(tmp_path: Path) -> None:
+    with guarded(tmp_path) as served, served.client() as client:
+        for stored in ("$2y$05$tooshort", "$argon2id$garbage", ""):
+            with contextlib.closing(sqlite3.connect(tmp_path / "catalog.db")) as database:
+                database.execute("UPDATE credential SET hash = ?", (stored,))
+                database.commit()
+            assert client.get("/token", auth=("ann", "x")).status_code == 401
 
 
 def test_a_rule_file_is_checked_and_asked(tmp_path: Path, catalog: Path) -> None:

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 from concurrent.futures import ThreadPoolExecutor
 
 import argon2
 import bcrypt
-from argon2.exceptions import InvalidHashError, VerificationError
+from argon2.exceptions import Argon2Error, InvalidHashError
 
 from ociserver.errors import TooManyRequests
 from ociserver.threads import in_thread
@@ -23,6 +24,11 @@ _THREADS = 2
 _WAITING = 64
 _RETRY_SECONDS = 2
 _ROBOT_KEY = "sha256:"
+# What is slower, or takes more memory, would hold up everyone's logins for a second and more.
+_BCRYPT = re.compile(r"\$2[aby]\$(?:0[4-9]|1[0-4])\$[./A-Za-z0-9]{53}")
+_ARGON2_KIB = 256 * 1024
+_ARGON2_PASSES = 16
+_ARGON2_LANES = 16
 # bcrypt reads no more, and from version 5 refuses it.
 _BCRYPT_BYTES = 72
 # Of 256 random bits: nobody needs slowness against guessing these.
@@ -46,8 +52,18 @@ def password_hash(password: str) -> str:
 
 
 def is_hash(text: str) -> bool:
-    """Tell whether `Passwords.match` can read the stored text: argon2 or bcrypt."""
-    return text.startswith(("$argon2", "$2a$", "$2b$", "$2y$"))
+    """Tell whether `Passwords.match` can read the stored text, argon2 or bcrypt, in good time."""
+    if not text.startswith("$argon2"):
+        return _BCRYPT.fullmatch(text) is not None
+    try:
+        found = argon2.extract_parameters(text)
+    except InvalidHashError:
+        return False
+    return (
+        found.memory_cost <= _ARGON2_KIB
+        and found.time_cost <= _ARGON2_PASSES
+        and found.parallelism <= _ARGON2_LANES
+    )
 
 
 class Passwords:
@@ -83,11 +99,11 @@ class Passwords:
 
 
 def _matches(secret: str, stored: str) -> bool:
-    if not stored.startswith("$argon2"):
-        data = secret.encode()
+    data = secret.encode()
+    try:
+        if stored.startswith("$argon2"):
+            return _ARGON2.verify(stored, data)
         # htpasswd cuts off what bcrypt does not read.
         return bcrypt.checkpw(data[:_BCRYPT_BYTES], stored.encode())
-    try:
-        return _ARGON2.verify(stored, secret)
-    except (VerificationError, InvalidHashError):
+    except (Argon2Error, InvalidHashError, ValueError):
         return False
