@@ -37,10 +37,9 @@ _DOCUMENT_BYTES = 1024 * 1024
 # Keys are kept so long, and looked for again sooner where a token names one that is not there.
 _KEPT_SECONDS = 3600.0
 _AGAIN_SECONDS = 30.0
-# An issuer that did not answer is left alone for so long: anybody can name it in a token, and those
-# who wait for it must not become a queue.
+# An issuer that did not answer is not asked again for so long: each time takes a thread for long.
 _AWAY_SECONDS = 5.0
-_THREADS = 2
+_THREADS = 4
 
 
 class _IssuerAwayError(Exception):
@@ -48,13 +47,17 @@ class _IssuerAwayError(Exception):
 
 
 @dataclass(slots=True)
-class _Keys:
-    """What is known of one issuer; `again_at` is when it may be asked once more."""
+class _Known:
+    """The keys of one issuer, and since when it could not be asked for them, if it could not."""
 
     fetching: asyncio.Lock = field(default_factory=asyncio.Lock)
     by_id: Mapping[str | None, jwt.PyJWK] = field(default_factory=dict)
-    ends_at: float = -math.inf
-    again_at: float = -math.inf
+    fetched_at: float = -math.inf
+    failed_at: float = -math.inf
+
+    def key(self, key_id: str, now: float) -> jwt.PyJWK | None:
+        """Return the key, if they need not be fetched again."""
+        return self.by_id.get(key_id) if now - self.fetched_at < _KEPT_SECONDS else None
 
 
 class Workloads:
@@ -62,7 +65,7 @@ class Workloads:
 
     def __init__(self, issuers: Callable[[], Mapping[str, Issuer]]) -> None:
         self._issuers = issuers
-        self._keys: dict[Issuer, _Keys] = {}
+        self._known: dict[Issuer, _Known] = {}
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="issuers")
 
     async def principal(self, token: str) -> Principal:
@@ -100,25 +103,32 @@ class Workloads:
         raise Unauthenticated("the workload's token is of an issuer that no rule file names")
 
     async def _key(self, issuer: Issuer, key_id: object) -> jwt.PyJWK:
-        loop = asyncio.get_running_loop()
-        keys = self._keys.setdefault(issuer, _Keys())
-        async with keys.fetching:
-            now = loop.time()
-            ended = now >= keys.ends_at
-            if (ended or key_id not in keys.by_id) and now >= keys.again_at:
-                try:
-                    keys.by_id = await in_thread(self._pool, _fetched, issuer)
-                except _IssuerAwayError:
-                    keys.again_at = loop.time() + _AWAY_SECONDS
-                    raise
-                now = loop.time()
-                keys.ends_at, keys.again_at = now + _KEPT_SECONDS, now + _AGAIN_SECONDS
-            elif ended:
-                raise _IssuerAwayError(f"{issuer.url} did not answer a moment ago")
-        found = keys.by_id.get(key_id) if isinstance(key_id, str) else None
+        now = asyncio.get_running_loop().time
+        known = self._known.setdefault(issuer, _Known())
+        text = key_id if isinstance(key_id, str) else ""
+        found = known.key(text, now())
+        if found is None:
+            # Whom nobody knows waits here, and holds up neither those of a key that is at hand nor
+            # another issuer's.
+            async with known.fetching:
+                found = known.key(text, now())
+                if found is None and now() - known.fetched_at >= _AGAIN_SECONDS:
+                    await self._fetch(issuer, known)
+                    found = known.key(text, now())
         if found is None:
             raise Unauthenticated("the workload's token is of a key that its issuer does not show")
         return found
+
+    async def _fetch(self, issuer: Issuer, known: _Known) -> None:
+        now = asyncio.get_running_loop().time
+        if now() - known.failed_at < _AWAY_SECONDS:
+            raise _IssuerAwayError(f"{issuer.url} could not be asked a moment ago")
+        try:
+            known.by_id = await in_thread(self._pool, _fetched, issuer)
+        except _IssuerAwayError:
+            known.failed_at = now()
+            raise
+        known.fetched_at = now()
 
 
 def _fetched(issuer: Issuer) -> Mapping[str | None, jwt.PyJWK]:
