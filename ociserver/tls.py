@@ -16,9 +16,11 @@ _Stamp = tuple[tuple[int, int], ...]
 
 def check(settings: Settings) -> None:
     """Raise SettingInvalid unless the files that are named can be used."""
+    if settings.tls_cert is None and (settings.tls_key or settings.tls_client_ca):
+        raise SettingInvalid("--tls-key and --tls-client-ca go with --tls-cert")
+    if settings.tls_client == "required" and settings.tls_client_ca is None:
+        raise SettingInvalid("--tls-client=required goes with --tls-client-ca: who signs them?")
     if settings.tls_cert is None:
-        if settings.tls_key or settings.tls_client_ca:
-            raise SettingInvalid("--tls-key and --tls-client-ca go with --tls-cert")
         return
     try:
         context(settings)

@@ -175,3 +175,7 @@ def test_a_certificate_that_cannot_be_used_is_refused_at_start(
     assert "cannot be used" in refusal("--tls-cert", one, "--tls-key", other, cwd=tmp_path)
     assert "cannot be used" in refusal("--tls-cert", "none.pem", cwd=tmp_path)
     assert "go with --tls-cert" in refusal("--tls-key", other, cwd=tmp_path)
+    # Nobody would be asked for one.
+    for given in ((), ("--tls-cert", one, "--tls-key", one.replace(".pem", ".key"))):
+        said = refusal("--tls-client", "required", *given, cwd=tmp_path)
+        assert "goes with --tls-client-ca" in said
