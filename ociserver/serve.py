@@ -30,6 +30,8 @@ from ociserver.web.protocol import LadingProtocol
 _BACKLOG = 2048
 _USAGE = 2
 _COUNTERS = "lading-metrics-"
+# skopeo and podman take a shorter time for this one, and regctl as well.
+_LEAST_TOKEN_SECONDS = 60
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -51,6 +53,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"lading serve: {error}\n")
         return _USAGE
     _greet(settings, listener)
+    _warn(settings)
     return _run(settings, listener)
 
 
@@ -109,6 +112,16 @@ def _greet(settings: Settings, listener: socket.socket) -> None:
         f"  oras pull {plain}{address}/demo/model:v1 --output ./pulled\n"
     )
     sys.stdout.flush()
+
+
+def _warn(settings: Settings) -> None:
+    """Say what works, and is most likely not meant."""
+    if settings.rules is not None and settings.token_seconds < _LEAST_TOKEN_SECONDS:
+        sys.stderr.write(
+            f"lading serve: --token-seconds={settings.token_seconds:g} is less than "
+            f"{_LEAST_TOKEN_SECONDS}: skopeo, podman and regctl use a token for that long in any "
+            "case, and fail once it has ended\n"
+        )
 
 
 def _access(settings: Settings) -> str:

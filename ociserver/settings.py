@@ -200,7 +200,8 @@ class Settings:
     public_address: str | None = _setting(
         None, ENDPOINT, "our address as clients know it; else each request tells"
     )
-    token_seconds: float = _setting(300.0, SECONDS, "how long a token is good")
+    # Clients are told whole seconds.
+    token_seconds: float = _setting(300.0, _within(SECONDS, "1s"), "how long a token is good")
     refresh_seconds: float = _setting(30 * 86_400.0, SECONDS, "how long a login can be refreshed")
     key_seconds: float = _setting(30 * 86_400.0, SECONDS, "how long a key signs tokens")
     login_failures: int = _setting(

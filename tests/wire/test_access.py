@@ -472,6 +472,7 @@ def test_a_token_that_ends_in_the_middle_of_an_upload_does_not_break_it(tmp_path
             location, params={"digest": digest_of(b"halfhalf")}, content=b"half", headers=ann
         )
         assert done.status_code == 201
+        assert "skopeo, podman and regctl use a token for that long" in served.log
         # It opens nothing else, and nobody else's.
         assert client.post("/v2/team/a/blobs/uploads/", headers=ann).status_code == 401
         other = client.post("/v2/team/a/blobs/uploads/", auth=served.basic("ci"))
