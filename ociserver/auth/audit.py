@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from ociserver.auth.folding import Folding
 from ociserver.auth.records import AuditEvent
+from ociserver.auth.sites import site
 from ociserver.errors import LadingError
 from ociserver.ports import Catalog
 
@@ -37,7 +38,7 @@ class Audit:
 
     def refused(self, event: AuditEvent, address: str) -> None:
         """Have a refusal recorded, or counted if there were too many; `folded` is told of those."""
-        if self._folding.is_first(event, address):
+        if self._folding.is_first(event, site(address)):
             self.note(event)
         else:
             self._folded()

@@ -17,6 +17,7 @@ from ociserver.auth.audit import Audit
 from ociserver.auth.passwords import Passwords
 from ociserver.auth.principals import Principal, is_name
 from ociserver.auth.records import AuditEvent, Credential, StoredPrincipal
+from ociserver.auth.sites import site
 from ociserver.errors import TooManyRequests, Unauthenticated
 from ociserver.ports import Catalog
 
@@ -70,8 +71,9 @@ class Logins:
     async def authenticate(self, name: str, secret: str, address: str) -> Login:
         """Return who this is. Raises Unauthenticated, TooManyRequests, Unavailable."""
         # Thousands of these are remembered, and what is sent as a name can be of any length.
-        key, now = hash((name, address)), time.monotonic()
-        wait = max(self._by_name.wait(key, now), self._by_address.wait(address, now))
+        place, now = site(address), time.monotonic()
+        key = hash((name, place))
+        wait = max(self._by_name.wait(key, now), self._by_address.wait(place, now))
         if wait:
             self._refused("throttled")
             raise TooManyRequests("too many failed logins", retry_after=wait)
@@ -80,7 +82,7 @@ class Logins:
         except Unauthenticated as error:
             now = time.monotonic()
             self._by_name.failed(key, now)
-            self._by_address.failed(address, now)
+            self._by_address.failed(place, now)
             self.note_failed(name, address, error)
             raise
         except TooManyRequests:

@@ -21,6 +21,7 @@ from ociserver.auth.callers import Caller, Callers
 from ociserver.auth.principals import ANYONE
 from ociserver.auth.records import AuditEvent
 from ociserver.auth.rules import OPEN, Action
+from ociserver.auth.sites import site
 from ociserver.auth.tokens import ANYWHERE, MOUNT
 from ociserver.errors import Denied, NameInvalid, NameUnknown, Unauthenticated
 from ociserver.refs import parse_name, shortened
@@ -99,7 +100,7 @@ class Guard:
     def count(self, scope: Scope) -> str:
         """Count a request of its sender's address, and return that. Raises TooManyRequests."""
         address = sender(scope, self.realm.proxies)
-        self._limits.count(address, time.monotonic())
+        self._limits.count(site(address), time.monotonic())
         return address
 
     def uploading(self, scope: Scope) -> AbstractContextManager[None]:
@@ -107,7 +108,7 @@ class Guard:
         caller: Caller = scope["lading.caller"]
         name = caller.principal.name
         anonymous = caller.principal.is_anonymous
-        return self._limits.upload(sender(scope, self.realm.proxies) if anonymous else name)
+        return self._limits.upload(site(sender(scope, self.realm.proxies)) if anonymous else name)
 
     async def _caller(self, scope: Scope, *, may_be_late: bool) -> Caller:
         address = self.count(scope)

@@ -459,6 +459,22 @@ def test_too_many_failed_logins_wait(tmp_path: Path) -> None:
         assert client.get("/token", auth=served.basic("bob")).status_code == 200
 
 
+def test_another_address_of_the_same_network_is_no_other_client(tmp_path: Path) -> None:
+    options = ("--login-failures", "3", "--trusted-proxies", "127.0.0.1")
+    with guarded(tmp_path, options) as served, served.client() as client:
+        statuses = [
+            client.get(
+                "/token",
+                auth=httpx.BasicAuth("ann", "wrong"),
+                headers={"X-Forwarded-For": f"2001:db8::{number:x}"},
+            ).status_code
+            for number in range(5)
+        ]
+        assert statuses == [401, 401, 401, 429, 429]
+        other = {"X-Forwarded-For": "2001:db8:0:1::1"}
+        assert client.get("/token", auth=served.basic("ann"), headers=other).status_code == 200
+
+
 def test_a_token_that_ends_in_the_middle_of_an_upload_does_not_break_it(tmp_path: Path) -> None:
     with guarded(tmp_path, ("--token-seconds", "1s")) as served, served.client() as client:
         ann = served.bearer("ann", PULL_PUSH)
