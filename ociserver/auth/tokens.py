@@ -19,8 +19,9 @@ from ociserver.auth.rules import Action, Rights
 from ociserver.refs import is_repository
 
 ALGORITHM = "ES256"
-# A principal with its groups, claims and 50 repositories fits; nothing longer is even parsed.
-_TOKEN_BYTES = 16 * 1024
+# A principal with its groups, claims and 50 repositories of the longest names fits; nothing longer
+# is even parsed.
+_TOKEN_BYTES = 48 * 1024
 # How far the clocks of replicas may be apart.
 _SKEW_SECONDS = 30
 _SCOPE = re.compile(r"repository(?:\([^)]*\))?:([^:]+):([a-z,*-]*)")

@@ -119,7 +119,7 @@ def with_a_key_in_its_head() -> str:
         lambda: made(access="x"),
         lambda: made(workload="x"),
         lambda: made(groups=1),
-        lambda: made(note="x" * 16_384),
+        lambda: made(note="x" * 49_152),
         lambda: "",
         lambda: "a.b.c",
         lambda: "..",
@@ -186,3 +186,14 @@ def test_what_is_too_long_for_a_repository_asks_for_nothing() -> None:
 
 def test_so_many_scopes_are_answered_and_no_more() -> None:
     assert len(parse_scopes(" ".join(f"repository:r{n}:pull" for n in range(5000)).split())) < 100
+
+
+def test_the_longest_token_that_is_issued_is_taken() -> None:
+    rules = Rules.parse('[[rule]]\nwho = "anyone"\nmay = ["pull", "push", "delete"]\non = "**"\n')
+    names = [f"{number:x>255}" for number in range(100)]
+    access = granted(parse_scopes([f"repository:{name}:*" for name in names]), rules.of(ANYONE))
+    # What a workload's token of 16 KiB can say.
+    workload = Principal("workload:a:x", claims={"note": "x" * 12_000})
+    token = Token(id="1", principal=workload, access=access, issued_at=NOW, ends_at=NOW + 300)
+    assert len(access) > 40
+    assert judged(sign(token, "lading", "one", KEY)) == token
