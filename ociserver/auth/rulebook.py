@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
+from stat import S_ISREG
 from typing import Literal
 
 from ociserver.auth.audit import Audit
@@ -19,6 +20,9 @@ _Stamp = tuple[int, int, int]
 def read_rules(path: Path) -> Rules:
     """Return the rules of the file. Raises RulesInvalid, also where it cannot be read."""
     try:
+        # A pipe would be read once, and then waited for by the thread that answers everyone.
+        if not S_ISREG(path.stat().st_mode):
+            raise RulesInvalid([f"it cannot be read again and again: {path} is no regular file"])
         return Rules.parse(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise RulesInvalid([f"it cannot be read: {error}"]) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import sqlite3
 import time
@@ -386,7 +387,12 @@ def test_rules_that_cannot_be_used_change_nothing(registry: Guarded, client: htt
         registry.rules_file.unlink()
         time.sleep(0.3)
         assert client.get("/v2/team/a/manifests/v1").status_code == 200
+        # Nobody writes to it: whoever reads it waits.
+        os.mkfifo(registry.rules_file)
+        eventually(lambda: "is no regular file" in registry.log)
+        assert client.get("/v2/team/a/manifests/v1").status_code == 200
     finally:
+        registry.rules_file.unlink(missing_ok=True)
         registry.rules_file.write_text(RULES)
 
 
