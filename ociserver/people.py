@@ -206,6 +206,7 @@ async def _rotate(desk: _Desk, options: argparse.Namespace) -> None:
 
     def secrets(tx: CatalogTx) -> None:
         tx.end_credentials(options.name, now + kept)
+        tx.end_refresh_tokens(f"{desk.kind}:{options.name}", now + kept)
         tx.add_credential(credential)
 
     # What was issued for a secret that ends at once may be in the same wrong hands.

@@ -116,9 +116,8 @@ class Callers:
         scheme, _, rest = authorization.decode("latin-1").partition(" ")
         if scheme.lower() == "basic":
             login = await self._logins.by_basic(rest.strip(), address)
-            return self._caller(
-                login.principal, issued_at=login.at, ends_at=login.at + _BASIC_SECONDS
-            )
+            ends_at = min(login.at + _BASIC_SECONDS, login.ends_at)
+            return self._caller(login.principal, issued_at=login.at, ends_at=ends_at)
         if scheme.lower() == "bearer":
             return await self._bearer(rest.strip(), self._upload_seconds if may_be_late else 0.0)
         raise Unauthenticated("the Authorization header is neither Bearer nor Basic")

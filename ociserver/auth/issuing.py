@@ -6,6 +6,7 @@ Distribution specification, "Token Authentication Implementation" and "OAuth2 To
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
 import time
 import uuid
@@ -64,7 +65,7 @@ class Issuing:
         # Only whom the catalog knows can be refreshed: a workload has its issuer to go to.
         if not offline or not name.startswith(("user:", "robot:")):
             return issued
-        text, token = self._refresh_token(name, uuid.uuid4().hex, login.at)
+        text, token = self._refresh_token(name, uuid.uuid4().hex, login.at, login.ends_at)
         await self._catalog.write(lambda tx: tx.add_refresh_token(token))
         return replace(issued, refresh_token=text)
 
@@ -96,7 +97,11 @@ class Issuing:
         issued = self._issue(Login(principal, now), asked)
         if not offline:
             return issued
-        following, record = self._refresh_token(principal.name, token.family, now)
+        # One that ends sooner than is usual is of a secret that ends: so are those after it.
+        is_cut = token.ends_at < token.issued_at + self._refresh_seconds
+        following, record = self._refresh_token(
+            principal.name, token.family, now, token.ends_at if is_cut else math.inf
+        )
 
         def rotate(tx: CatalogTx) -> bool:
             replaced = tx.replace_refresh_token(shown, now)
@@ -144,14 +149,16 @@ class Issuing:
             seconds=int(self._token_seconds),
         )
 
-    def _refresh_token(self, principal: str, family: str, now: float) -> tuple[str, RefreshToken]:
+    def _refresh_token(
+        self, principal: str, family: str, now: float, ends_at: float
+    ) -> tuple[str, RefreshToken]:
         text = secrets.token_urlsafe(_REFRESH_BYTES)
         token = RefreshToken(
             hash=_hash(text),
             family=family,
             principal=principal,
             issued_at=now,
-            ends_at=now + self._refresh_seconds,
+            ends_at=min(now + self._refresh_seconds, ends_at),
         )
         return text, token
 

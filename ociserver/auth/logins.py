@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -30,14 +31,16 @@ _JWT_DOTS = 2
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Who proved to be whom, and when what they proved it with was looked up.
+    """Who proved to be whom, when what they proved it with was looked up, and when that ends.
 
-    `at`, in seconds since the epoch, is the time of all that is issued for it. A slow hash ends
-    later: what is issued for a secret that was replaced meanwhile must count as issued before.
+    Times are seconds since the epoch. `at` is the time of all that is issued for it. A slow hash
+    ends later: what is issued for a secret that was replaced meanwhile must count as issued before.
+    What is given for a secret that ends does so with it.
     """
 
     principal: Principal
     at: float
+    ends_at: float = math.inf
 
 
 class WorkloadIdentity(Protocol):
@@ -119,13 +122,17 @@ class Logins:
                 lambda tx: (tx.principal(name), list(tx.credentials(name, now)))
             )
         # One comparison at least, whoever asks: how long it takes tells nothing.
-        hashes: list[str | None] = [each.hash for each in stored] or [None]
-        matched = False
-        for each in hashes:
-            matched = matched or await self._passwords.match(secret, each)
-        if not matched or found is None or found.disabled_at is not None:
+        matched: Credential | None = None
+        for each in stored:
+            if await self._passwords.match(secret, each.hash):
+                matched = each
+                break
+        if not stored:
+            await self._passwords.match(secret, None)
+        if matched is None or found is None or found.disabled_at is not None:
             raise Unauthenticated("no such name, or not this secret")
-        return Login(Principal(found.full_name, found.groups), now)
+        ends_at = math.inf if matched.ends_at is None else matched.ends_at
+        return Login(Principal(found.full_name, found.groups), now, ends_at)
 
     def close(self) -> None:
         """Release the threads."""

@@ -153,6 +153,9 @@ class TokenRows(Protocol):
     def replace_refresh_token(self, token_hash: str, now: float) -> bool:
         """Record that another was given for it; False where that, or the end of it, came before."""
 
+    def end_refresh_tokens(self, principal: str, at: float) -> None:
+        """Let those of the principal of this full name that would last longer end then."""
+
     def drop_refresh_family(self, family: str) -> None:
         """Forget all that came of one login."""
 

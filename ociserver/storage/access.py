@@ -178,6 +178,11 @@ class TokenSql(_AccessSql):
         )
         return self._db.execute(replaced).rowcount > 0
 
+    def end_refresh_tokens(self, principal: str, at: float) -> None:
+        longer = refresh_token.c.ends_at > at
+        ended = update(refresh_token).where(refresh_token.c.principal == principal, longer)
+        self._db.execute(ended.values(ends_at=at))
+
     def drop_refresh_family(self, family: str) -> None:
         self._db.execute(delete(refresh_token).where(refresh_token.c.family == family))
 

@@ -273,6 +273,19 @@ class AccessContract:
 
         told(make, story, workers=2)
 
+    def test_refresh_tokens_of_a_principal_end_no_later_than_told(self, make: Make) -> None:
+        def change(tx: CatalogTx) -> None:
+            tx.add_refresh_token(refresh(1))
+            tx.add_refresh_token(replace(refresh(2), ends_at=3.0))
+            tx.add_refresh_token(replace(refresh(3), principal="user:bob"))
+            tx.end_refresh_tokens("user:ann", 5.0)
+
+        def look(tx: CatalogTx) -> list[float | None]:
+            found = [tx.refresh_token(refresh(number).hash) for number in (1, 2, 3)]
+            return [each.ends_at if each else None for each in found]
+
+        assert after(make, change, look) == [5.0, 3.0, 10.0]
+
     def test_a_login_s_refresh_tokens_are_forgotten_together(self, make: Make) -> None:
         def change(tx: CatalogTx) -> None:
             for number, family in ((1, "f"), (2, "g"), (3, "f")):

@@ -162,3 +162,19 @@ def test_a_blob_over_the_limit_is_refused_however_it_comes(tmp_path: Path) -> No
         assert held == [MIB, MIB]
     finally:
         served.stop()
+
+
+def test_another_address_of_the_same_network_is_no_other_client(tmp_path: Path) -> None:
+    options = ("--login-failures", "3", "--trusted-proxies", "127.0.0.1")
+    with guarded(tmp_path, options) as served, served.client() as client:
+        statuses = [
+            client.get(
+                "/token",
+                auth=httpx.BasicAuth("ann", "wrong"),
+                headers={"X-Forwarded-For": f"2001:db8::{number:x}"},
+            ).status_code
+            for number in range(5)
+        ]
+        assert statuses == [401, 401, 401, 429, 429]
+        other = {"X-Forwarded-For": "2001:db8:0:1::1"}
+        assert client.get("/token", auth=served.basic("ann"), headers=other).status_code == 200
