@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from ociserver.auth.globs import anchored
 from ociserver.auth.principals import ANYONE, Principal, is_name
+from ociserver.refs import is_repository
 
 _GLOB = re.compile(r"(?!.*\*{3})[a-z0-9._/*-]+")
 _ALIAS = re.compile(r"(?!.*\*{3})[A-Za-z0-9._*-]+")
@@ -252,7 +253,7 @@ def _rule(
     problems += [
         f"{place}: {each!r} in 'on' is no repository glob, such as team/** or team/*/model"
         for each in on
-        if not _GLOB.fullmatch(each)
+        if not _can_match(each)
     ]
     problems += [
         f"{place}: {each!r} in 'aliases' is no alias glob, such as staging or canary-*"
@@ -271,6 +272,12 @@ def _rule(
         _matches_on=anchored(on),
         _matches_alias=anchored(aliases) if aliases is not None else None,
     )
+
+
+def _can_match(glob: str) -> bool:
+    """Tell whether there can be a repository that the glob matches, unlike `/team/**`."""
+    # A letter fits wherever something does.
+    return _GLOB.fullmatch(glob) is not None and is_repository(re.sub(r"\*+", "a", glob))
 
 
 def _refuse_unknown(

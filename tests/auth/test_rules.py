@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ociserver.auth.globs import anchored
 from ociserver.auth.principals import ANYONE, Principal
 from ociserver.auth.rules import OPEN, Action, Rules, RulesInvalid
 
@@ -58,6 +59,22 @@ def test_no_name_is_slow_to_match(glob: str, name: str) -> None:
     began = time.perf_counter()
     assert not allows(rule(on=f'"{glob}"'), ANYONE, Action.PULL, name)
     assert time.perf_counter() - began < 1
+
+
+@pytest.mark.parametrize(
+    "glob", ["/team/**", "team/", "team//x", "**/", "-x", "team/*.", "team/.*", "a._*", "*/-/*"]
+)
+def test_a_glob_that_no_repository_can_match_is_refused(glob: str) -> None:
+    with pytest.raises(RulesInvalid, match="no repository"):
+        Rules.parse(rule(on=f'"{glob}"'))
+
+
+@given(st.from_regex(r"[a-z0-9]+([._/-][a-z0-9]+)*", fullmatch=True), st.data())
+def test_a_glob_made_of_a_repository_is_taken(name: str, data: st.DataObject) -> None:
+    begin = data.draw(st.integers(0, len(name)))
+    end = data.draw(st.integers(begin, len(name)))
+    glob = name[:begin] + data.draw(st.sampled_from(["*", "**"])) + name[end:]
+    assert allows(rule(on=f'"{glob}"'), ANYONE, Action.PULL, name) is plainly(glob, name)
 
 
 @pytest.mark.parametrize("where", ["on", "aliases", "claim"])
@@ -202,7 +219,7 @@ def test_the_open_mode_grants_everything_to_everyone() -> None:
 def test_globs_mean_what_a_plain_matcher_says(name: str, glob: str) -> None:
     if "***" in glob:
         return
-    assert allows(rule(on=f'"{glob}"'), ANYONE, Action.PULL, name) is plainly(glob, name)
+    assert (anchored([glob]).fullmatch(name) is not None) is plainly(glob, name)
 
 
 def plainly(glob: str, name: str) -> bool:
