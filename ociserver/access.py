@@ -14,6 +14,7 @@ from ociserver.auth.principals import ANYONE, Principal
 from ociserver.auth.rulebook import read_rules
 from ociserver.auth.rules import Action, Rules, RulesInvalid
 from ociserver.errors import LadingError
+from ociserver.refs import parse_name
 from ociserver.settings import SettingInvalid, add_options, given
 from ociserver.stores import existing_catalog
 
@@ -33,15 +34,21 @@ def main(arguments: Sequence[str]) -> int:
     checking.set_defaults(work=_check)
     explaining = commands.add_parser("explain", help="name the rule that decides")
     explaining.add_argument(
-        "principal", metavar="PRINCIPAL", help="user:NAME, robot:NAME or anyone"
+        "principal", metavar="PRINCIPAL", help="user:NAME, robot:NAME, workload:ISSUER or anyone"
     )
     explaining.add_argument(
-        "action", metavar="ACTION", choices=list(Action), help=", ".join(Action)
+        "action", metavar="ACTION", choices=[str(each) for each in Action], help=", ".join(Action)
     )
     explaining.add_argument("repository", metavar="REPOSITORY")
-    explaining.add_argument("alias", metavar="ALIAS", nargs="?")
     explaining.add_argument(
-        "--claim", metavar="NAME=VALUE", action="append", default=[], help="of a workload:ISSUER"
+        "alias", metavar="ALIAS", nargs="?", help="for promote; without it, any alias at all"
+    )
+    explaining.add_argument(
+        "--claim",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="of a workload:ISSUER, again for each",
     )
     explaining.add_argument(
         "--group", metavar="GROUP", action="append", help="instead of those in the catalog"
@@ -68,6 +75,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
+    parse_name(options.repository)
     settings = given(options, os.environ)
     if settings.rules is None:
         raise SettingInvalid("--rules=FILE names the rules to ask")
@@ -94,7 +102,9 @@ def _explain(options: argparse.Namespace) -> int:
     if rule is None:
         sys.stdout.write(f"no: no rule lets {principal.name} {asked}\n")
         return _REFUSED
-    sys.stdout.write(f"yes: {rule.place} lets {principal.name} {asked}\n")
+    some = rule.aliases is not None and options.alias is None
+    only = f", to {', '.join(rule.aliases or ())} alone" if some else ""
+    sys.stdout.write(f"yes: {rule.place} lets {principal.name} {asked}{only}\n")
     return 0
 
 

@@ -208,6 +208,15 @@ def test_a_rule_file_is_checked_and_asked(tmp_path: Path, catalog: Path) -> None
         "lading rules: the catalog has no user:nobody\n",
     )
     assert explained("bob", "pull", "team/a")[0] == 2
+    status, said = explained("anyone", "pull", "Team/a")
+    assert (status, "'Team/a' is not a repository name" in said) == (2, True)
+    assert "(choose from 'pull', 'push'," in explained("anyone", "fly", "team/a")[1]
+    good.write_text(
+        '[[rule]]\nwho = "robot:ci"\nmay = "promote"\non = "x/*"\naliases = ["staging", "qa-*"]\n'
+    )
+    asked, options = ("robot:ci", "promote", "x/y"), ("--group", "x")
+    assert explained(*asked, *options)[1].endswith("promote in x/y, to staging, qa-* alone\n")
+    assert explained(*asked, "qa-7", *options)[1].endswith("promote in x/y, alias qa-7\n")
 
 
 def test_a_key_that_is_replaced_ends_tokens_only_where_that_is_asked(tmp_path: Path) -> None:
