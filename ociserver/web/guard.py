@@ -181,6 +181,8 @@ class Guard:
                 scope=_scope(Action.PUSH, repository, source),
                 reason="insufficient_scope",
             )
+        self._limits.refused("denied")
+        self._note(caller, Action.PULL, source, scope)
 
     async def _admit_late(self, caller: Caller, repository: str, upload: str | None) -> None:
         # A token that ended while its upload went on: the upload is good for the rest of itself.

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from tests.access import Guarded, guarded
+from tests.serving import digest_of
 from tests.wire.raw import eventually
 
 PULL_PUSH = "repository:team/a:pull,push"
@@ -37,6 +38,15 @@ def test_events_are_in_the_audit_and_stay(registry: Guarded, client: httpx.Clien
     )
     assert any(action == "rotate-key" for _, action, *_ in registry.events())
     assert "guess" not in registry.log
+
+
+def test_a_mount_from_where_one_may_not_read_is_a_refusal(
+    registry: Guarded, client: httpx.Client
+) -> None:
+    path = f"/v2/team/a/blobs/uploads/?mount={digest_of(b'')}&from=secret/mounted"
+    headers = registry.bearer("ann", PULL_PUSH)
+    assert client.post(path, headers=headers).status_code == 202
+    eventually(lambda: ("user:ann", "pull", "secret/mounted", "denied") in registry.events())
 
 
 @pytest.mark.parametrize("name", ["%00", "%ff%fe", "%ed%a0%80", "\u2028", "x" * 9000])
