@@ -35,6 +35,8 @@ def _is_proxy(text: str) -> bool:
         ("10.0.0.1", "192.0.2.7, 10.0.0.2", "192.0.2.7"),
         ("::ffff:10.0.0.1", " 192.0.2.7 ,, ", "192.0.2.7"),
         ("fd00::1", "2001:db8::5", "2001:db8::5"),
+        ("10.0.0.1", "192.0.2.7:443", "192.0.2.7"),
+        ("10.0.0.1", "198.51.100.9, [2001:db8::5]:443", "2001:db8::5"),
         ("10.0.0.1", "", "10.0.0.1"),
         ("10.0.0.1", "10.0.0.2", "10.0.0.2"),
     ],
@@ -47,7 +49,7 @@ def test_the_client_is_the_nearest_that_is_no_proxy_of_ours(
 
 @pytest.mark.parametrize(
     ("peer", "forwarded"),
-    [("", ""), ("a socket", ""), ("10.0.0.1", "unknown"), ("10.0.0.1", "192.0.2.7:443")],
+    [("", ""), ("a socket", ""), ("10.0.0.1", "unknown"), ("10.0.0.1", "192.0.2.7:x")],
 )
 def test_who_cannot_be_told_is_nobody(peer: str, forwarded: str) -> None:
     assert client_address(peer, forwarded, PROXIES) is None

@@ -6,11 +6,15 @@ else: anyone can write them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
+
+# Some proxies add the client's port (Azure's Application Gateway): `192.0.2.7:443`, `[::1]:443`.
+_WITH_PORT = re.compile(r"([0-9.]+|\[[^\]]+\]):[0-9]+")
 
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
@@ -42,12 +46,17 @@ def client_address(peer: str, forwarded: str, proxies: Sequence[Network]) -> Add
     found: Address | None = None
     for text in reversed(way):
         try:
-            found = ip_address(text)
+            found = ip_address(_without_port(text))
         except ValueError:
             return None
         if not is_in(found, proxies):
             return found
     return found
+
+
+def _without_port(text: str) -> str:
+    found = _WITH_PORT.fullmatch(text)
+    return found[1].strip("[]") if found else text
 
 
 def is_in(address: Address, networks: Sequence[Network]) -> bool:
