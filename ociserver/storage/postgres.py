@@ -246,6 +246,8 @@ async def _holding(db: AsyncConnection, lock: int) -> AsyncIterator[None]:
 
 async def _alone(db: AsyncConnection, statement: str) -> None:
     """Run a statement outside any transaction; the next one begins as those of writes do."""
+    # A commit that was refused leaves a transaction behind that nothing can follow.
+    await db.rollback()
     await db.execution_options(isolation_level="AUTOCOMMIT")
     try:
         await db.exec_driver_sql(statement)
