@@ -18,8 +18,9 @@ from ociserver.auth.globs import anchored
 from ociserver.auth.principals import ANYONE, Principal, is_name
 from ociserver.refs import is_repository
 
-_GLOB = re.compile(r"(?!.*\*{3})[a-z0-9._/*-]+")
-_ALIAS = re.compile(r"(?!.*\*{3})[A-Za-z0-9._*-]+")
+# What a glob of repositories, and one of aliases, is made of.
+REPOSITORY_GLOB = re.compile(r"(?!.*\*{3})[a-z0-9._/*-]+")
+ALIAS_GLOB = re.compile(r"(?!.*\*{3})[A-Za-z0-9._*-]+")
 _ISSUER = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _CLAIM = re.compile(r"[A-Za-z0-9_./:-]+")
 _HEADER = re.compile(r"^[ \t]*\[\[[ \t]*rule[ \t]*\]\]", re.MULTILINE)
@@ -258,7 +259,7 @@ def _rule(
     problems += [
         f"{place}: {each!r} in 'aliases' is no alias glob, such as staging or canary-*"
         for each in aliases or ()
-        if not _ALIAS.fullmatch(each)
+        if not ALIAS_GLOB.fullmatch(each)
     ]
     if len(problems) > before:
         return None
@@ -277,7 +278,7 @@ def _rule(
 def _can_match(glob: str) -> bool:
     """Tell whether there can be a repository that the glob matches, unlike `/team/**`."""
     # A letter fits wherever something does.
-    return _GLOB.fullmatch(glob) is not None and is_repository(re.sub(r"\*+", "a", glob))
+    return REPOSITORY_GLOB.fullmatch(glob) is not None and is_repository(re.sub(r"\*+", "a", glob))
 
 
 def _refuse_unknown(
