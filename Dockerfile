@@ -6,6 +6,7 @@ FROM docker.io/library/python:3.11-slim AS build
 RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/lading
 WORKDIR /src
 COPY pyproject.toml README.md ./
+COPY mlext mlext
 COPY ociserver ociserver
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=authorities \
     /opt/pip/bin/pip --python /opt/lading/bin/python install --no-cache-dir .
