@@ -18,7 +18,7 @@ from cel_expr_python import cel
 
 from mlext.expression_trees import Name, Node, read_tree, walk
 from mlext.expression_work import SCALAR, VALUE, WORK_MAX, Shape, TooMuchWork, refusals, work
-from ociserver.errors import LadingError
+from ociserver.errors import LadingError, RequestInvalid
 
 # Characters: a page of rules. One that needs more is several, which are also told apart when they
 # fail.
@@ -48,7 +48,7 @@ _ISSUE = re.compile(r"ERROR: <input>:(-?\d+):(-?\d+): (.+)")
 _STATUS = re.compile(r"^[A-Z_]+: | \[[A-Z_]+\]$")
 
 
-class ExpressionInvalid(LadingError):
+class ExpressionInvalid(RequestInvalid):
     """The text is no expression that we evaluate; `line` and `column` count from 1, where known."""
 
     def __init__(self, message: str, *, line: int | None = None, column: int | None = None) -> None:

@@ -11,15 +11,17 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 from mlext.expressions import Expression, ExpressionFailed, ExpressionInvalid, Sheet
 from mlext.expressions import compile_expression as compiled
+from mlext.records import Approval, rfc3339
 from ociserver.auth.principals import ANYONE
-from ociserver.auth.rules import ALIAS_GLOB, REPOSITORY_GLOB, anchored
-from ociserver.errors import LadingError
+from ociserver.auth.globs import anchored
+from ociserver.auth.rules import ALIAS_GLOB, REPOSITORY_GLOB
+from ociserver.errors import RequestInvalid
 from ociserver.refs import NAME_MAX
 
 # Enough for any policy that a person reads; a verdict is kept with each move.
@@ -38,7 +40,7 @@ _RULE_KEYS = frozenset({"name", "expression", "message"})
 _SOAK_KEYS = frozenset({"alias", "seconds"})
 
 
-class GateInvalid(LadingError):
+class GateInvalid(RequestInvalid):
     """The document is no gate; `problems` are all that is wrong with it."""
 
     def __init__(self, problems: Sequence[str]) -> None:
@@ -142,15 +144,6 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Approval:
-    """That a principal approves of this version on this alias."""
-
-    by: str
-    at: datetime
-    comment: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """All that is known of a version and of the move that would make an alias name it.
 
@@ -159,6 +152,8 @@ class Facts:
     `mover` asks for the move; both are names of principals. `lineage_problems` are sentences, none
     where the lineage is complete. `soak` is for how many seconds the version has stood on each
     alias until now without a break; an alias that it does not stand on is None, or missing.
+    `returns` is whether the version stood on the very alias before: a roll-back need not soak
+    again.
     `findings` are of the requirements that were looked for: verifying takes I/O, so it goes before
     judging, and a requirement without a finding is not met.
     """
@@ -174,6 +169,7 @@ class Facts:
     lineage_problems: Sequence[str] = ()
     approvals: Sequence[Approval] = ()
     soak: Mapping[str, float | None] = field(default_factory=dict)
+    returns: bool = False
     findings: Mapping[Requirement, Finding] = field(default_factory=dict)
 
 
@@ -229,8 +225,7 @@ def judge(gates: Sequence[Gate], facts: Facts) -> Verdict:
             "version": facts.version,
             "evaluations": facts.evaluations,
             "approvals": [
-                {"by": each.by, "at": _instant(each.at), "comment": each.comment}
-                for each in counted
+                {"by": each.by, "at": rfc3339(each.at), "comment": each.comment} for each in counted
             ],
             "run": facts.run,
             "model": facts.model,
@@ -295,14 +290,15 @@ def _approved(gate: Gate, counted: Sequence[Approval], refused: Mapping[str, str
 
 def _soaked(gate: Gate, soak: Soak, facts: Facts) -> Condition:
     stood = facts.soak.get(soak.alias)
+    reason = f"it is not {soak.alias!r}" if stood is None else f"it has been for {_period(stood)}"
+    if facts.returns:
+        reason = f"it was {facts.alias!r} before"
     return Condition(
         gate=gate.name,
         kind=Kind.SOAK,
         text=f"the version has been {soak.alias!r} for {_period(soak.seconds)}",
-        passed=stood is not None and stood >= soak.seconds,
-        reason=f"it is not {soak.alias!r}"
-        if stood is None
-        else f"it has been for {_period(stood)}",
+        passed=facts.returns or (stood is not None and stood >= soak.seconds),
+        reason=reason,
     )
 
 
@@ -328,11 +324,6 @@ def _verified(gate: Gate, requirement: Requirement, facts: Facts) -> Condition:
         passed=finding.passed,
         reason=finding.reason,
     )
-
-
-def _instant(at: datetime) -> str:
-    """Return it as RFC 3339, as times within facts are."""
-    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _period(seconds: float) -> str:

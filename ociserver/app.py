@@ -14,18 +14,24 @@ from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
+from starlette.requests import Request
 from starlette.routing import Router
 
+from ociserver.admission import Admission
 from ociserver.auth.attempts import Patience
 from ociserver.auth.audit import Audit
 from ociserver.auth.callers import Callers
 from ociserver.auth.issuing import Issuing
 from ociserver.auth.logins import Logins
+from ociserver.auth.principals import ANYONE
 from ociserver.auth.rulebook import RuleBook
+from ociserver.auth.rules import Action
 from ociserver.auth.trust import Lifetimes, Trust, looking
 from ociserver.auth.workloads import Workloads
 from ociserver.collector import Collector
 from ociserver.discards import Discards, Swept
+from ociserver.extension import House
+from ociserver.extension import load as load_extension
 from ociserver.fresh import FreshCache
 from ociserver.ports import Catalog, Presign
 from ociserver.registry import RegistryReader, RegistryWriter
@@ -33,7 +39,7 @@ from ociserver.retention import Retention
 from ociserver.sessions import Uploads
 from ociserver.settings import Settings
 from ociserver.stores import Stores, open_stores
-from ociserver.web.body import BodyLimits, Pace
+from ociserver.web.body import BodyLimits, Pace, RequestBody
 from ociserver.web.front import FrontDoor, every
 from ociserver.web.guard import Guard, Realm
 from ociserver.web.limits import Limits
@@ -65,13 +71,26 @@ _REFRESH_SECONDS = 3600.0
 def create_app(settings: Settings) -> FrontDoor:
     """Return the registry as an ASGI application. Raises Unavailable where a store is not there."""
     configure_logging(settings.log_level)
-    stores = open_stores(settings)
+    extension = load_extension()
+    stores = open_stores(settings, extension.rows)
     uploads = Uploads(stores.catalog, stores.blobs)
     metrics = Metrics()
     access_log = AccessLog() if settings.access_log == "on" else None
     access = _access(settings, stores.catalog, uploads, metrics)
-    pull, push = _pull(settings, stores), _push(settings, stores, uploads, metrics)
-    service = Service(stores.catalog, stores.blobs, metrics)
+    reader = _reader(settings, stores)
+    opened = extension.open(
+        House(
+            catalog=stores.catalog,
+            reader=reader,
+            presign=stores.presign,
+            settings=settings,
+            body=_documents(settings, metrics),
+            is_public=access.is_public,
+        )
+    )
+    pull = _pull(settings, stores, reader)
+    push = _push(settings, stores, uploads, metrics, opened.admission)
+    service = Service(stores.catalog, stores.blobs, metrics, offers=opened.offers)
 
     async def close() -> None:
         uploads.close()
@@ -80,9 +99,13 @@ def create_app(settings: Settings) -> FrontDoor:
         if access_log is not None:
             access_log.flush()
 
-    background = [*_chores(settings, stores, uploads, metrics), *access.background]
+    background: list[_Work] = [
+        *_chores(settings, stores, uploads, metrics),
+        *access.background,
+        *(partial(every, seconds, work) for seconds, work in opened.background),
+    ]
     router = Router(
-        routes=routes(access.guard, pull, push, service, access.tokens),
+        routes=routes(access.guard, pull, push, service, access.tokens, extended=opened.places),
         redirect_slashes=False,
         default=nothing_here,
         lifespan=_lifespan(access.begin, background, close),
@@ -102,14 +125,17 @@ def create_app(settings: Settings) -> FrontDoor:
     )
 
 
-def _pull(settings: Settings, stores: Stores) -> Pull:
-    reader = RegistryReader(
+def _reader(settings: Settings, stores: Stores) -> RegistryReader:
+    return RegistryReader(
         stores.catalog,
         stores.blobs,
         cache_bytes=settings.cache // 4,
         renew_links_after=settings.gc_grace * _RENEWED_SHARE,
         renew_manifests_after=(settings.gc_untagged or math.inf) * _RENEWED_SHARE,
     )
+
+
+def _pull(settings: Settings, stores: Stores, reader: RegistryReader) -> Pull:
     answers: FreshCache[bytes, ManifestAnswer] = FreshCache(
         stores.catalog.generation, settings.cache * 3 // 4
     )
@@ -122,9 +148,12 @@ def _pull(settings: Settings, stores: Stores) -> Pull:
     )
 
 
-def _push(settings: Settings, stores: Stores, uploads: Uploads, metrics: Metrics) -> Push:
+def _push(
+    settings: Settings, stores: Stores, uploads: Uploads, metrics: Metrics, admission: Admission
+) -> Push:
+    accept_sparse = settings.sparse == "accept"
     return Push(
-        RegistryWriter(stores.catalog, accept_sparse=settings.sparse == "accept"),
+        RegistryWriter(stores.catalog, accept_sparse=accept_sparse, admission=admission),
         uploads,
         metrics,
         limits=BodyLimits(
@@ -137,6 +166,16 @@ def _push(settings: Settings, stores: Stores, uploads: Uploads, metrics: Metrics
 
 def _pace(settings: Settings) -> Pace:
     return Pace(seconds=settings.body_seconds, bytes=settings.body_bytes)
+
+
+def _documents(settings: Settings, metrics: Metrics) -> Callable[[Request], Awaitable[bytes]]:
+    """Return what reads a body that is a document, whole."""
+
+    async def read(request: Request) -> bytes:
+        body = RequestBody(request.scope, _pace(settings), metrics.received.inc)
+        return await body.whole(declared=None, limit=settings.manifest_limit)
+
+    return read
 
 
 def _redirects(settings: Settings, presign: Presign | None) -> Redirects | None:
@@ -162,6 +201,7 @@ class _Access:
     background: Sequence[_Work] = ()
     begin: Callable[[], Awaitable[None]]
     close: Callable[[], Awaitable[None]]
+    is_public: Callable[[str], bool] = lambda _: True
 
 
 def _access(settings: Settings, catalog: Catalog, uploads: Uploads, metrics: Metrics) -> _Access:
@@ -188,6 +228,7 @@ def _access(settings: Settings, catalog: Catalog, uploads: Uploads, metrics: Met
         background=judges.background(),
         begin=judges.begin,
         close=judges.close,
+        is_public=judges.is_public,
     )
 
 
@@ -224,6 +265,10 @@ class _Judges:
         self.callers = Callers(
             self.trust, self.logins, book.in_force, upload_seconds=settings.upload_idle
         )
+
+    def is_public(self, repository: str) -> bool:
+        """Tell whether anyone at all may pull from there."""
+        return self._book.rules.of(ANYONE).allow(Action.PULL, repository)
 
     def background(self) -> list[_Work]:
         """Return what is to be done again and again while the registry serves."""

@@ -148,6 +148,10 @@ class Denied(LadingError):
     """No rule lets the one who asks do this, and they may know so much."""
 
 
+class Conflict(LadingError):
+    """It would contradict what is on record, which `detail` names."""
+
+
 class TooManyRequests(LadingError):
     """More than a limit allows; `retry_after` is when to come back, in seconds."""
 

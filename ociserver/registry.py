@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from ociserver.admission import Admission, Author, Unconditional
 from ociserver.content import parse_manifest
 from ociserver.errors import (
     BlobDamaged,
@@ -222,22 +223,27 @@ class Pushed:
 class RegistryWriter:
     """What a push or a delete needs, blobs' bytes aside."""
 
-    def __init__(self, catalog: Catalog, *, accept_sparse: bool) -> None:
+    def __init__(
+        self, catalog: Catalog, *, accept_sparse: bool, admission: Admission | None = None
+    ) -> None:
         self._catalog = catalog
         self._accept_sparse = accept_sparse
+        self._admission = admission or Unconditional()
 
-    async def put_manifest(
+    async def put_manifest(  # noqa: PLR0913 - a push and who makes it
         self,
         repository: RepositoryName,
         reference: Reference,
         body: bytes,
         content_type: str | None,
-        tags: Sequence[Tag] = (),
+        *,
+        tags: Sequence[Tag],
+        by: Author,
     ) -> Pushed:
         """Keep the manifest and move the tags to it, at once (end-7a, end-7b).
 
-        Raises ManifestInvalid, DigestMismatch, and ManifestBlobUnknown where sparse manifests are
-        refused.
+        Raises ManifestInvalid, DigestMismatch, ManifestBlobUnknown where sparse manifests are
+        refused, and what admission does.
         """
         algorithm = reference.algorithm if isinstance(reference, Digest) else "sha256"
         if len(body) <= _INLINE:
@@ -258,19 +264,28 @@ class RegistryWriter:
                     detail=[{"digest": each} for each in missing],
                 )
             tx.put_manifest(repository, stored, view)
+            self._admission.pushed(tx, repository, stored, view, by)
             for tag in moved:
+                self._admission.tag_moves(tx, repository, tag, digest, by)
                 tx.move_tag(repository, tag, digest)
             return missing
 
         missing = await self._catalog.write(work)
         return Pushed(digest=digest, subject=view.subject, tags=moved, missing=missing)
 
-    async def delete_manifest(self, repository: RepositoryName, reference: Reference) -> None:
-        """Remove a tag, or a manifest with every tag on it (end-9). Raises ManifestUnknown."""
+    async def delete_manifest(
+        self, repository: RepositoryName, reference: Reference, by: Author
+    ) -> None:
+        """Remove a tag, or a manifest with every tag on it (end-9).
+
+        Raises ManifestUnknown, and what admission does.
+        """
 
         def work(tx: CatalogTx) -> bool:
             if isinstance(reference, Digest):
+                self._admission.manifest_goes(tx, repository, reference, by)
                 return tx.delete_manifest(repository, reference)
+            self._admission.tag_goes(tx, repository, reference, by)
             return tx.delete_tag(repository, reference)
 
         if not await self._catalog.write(work):

@@ -7,7 +7,7 @@ start on the embedded default need not wait.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from ociserver.errors import Unavailable
 from ociserver.leases import Leases
 from ociserver.ports import Catalog, ListedStore, Presign
 from ociserver.settings import Settings
+from ociserver.storage.catalog import SqlCatalogTx
 from ociserver.storage.files import FileBlobs
 from ociserver.storage.sqlite import SqliteCatalog, prepare_catalog
 
@@ -47,9 +48,12 @@ class Stores:
         await self.catalog.aclose()
 
 
-def open_stores(settings: Settings) -> Stores:
-    """Return the stores, inside a running event loop. Raises Unavailable."""
-    catalog = _catalog(settings.catalog)
+def open_stores(settings: Settings, rows: Sequence[type] = ()) -> Stores:
+    """Return the stores, inside a running event loop; the catalog's transactions have `rows` too.
+
+    Raises Unavailable.
+    """
+    catalog = _catalog(settings.catalog, rows)
     if not settings.blobs.startswith(_S3):
         return Stores(catalog=catalog, blobs=FileBlobs(path_of(settings.blobs)), presign=None)
     from ociserver.storage.s3 import S3Blobs  # noqa: PLC0415
@@ -138,11 +142,12 @@ def _require(url: str) -> None:
         raise Unavailable(f"there is nothing at {place(url)}")
 
 
-def _catalog(url: str) -> Catalog:
+def _catalog(url: str, rows: Sequence[type] = ()) -> Catalog:
+    transaction = type("CatalogTx", (SqlCatalogTx, *rows), {}) if rows else SqlCatalogTx
     if url.startswith(_POSTGRES):
-        catalog: Catalog = _postgres().PostgresCatalog(url)
+        catalog: Catalog = _postgres().PostgresCatalog(url, transaction)
         return catalog
-    return SqliteCatalog(path_of(url))
+    return SqliteCatalog(path_of(url), transaction)
 
 
 def _postgres() -> ModuleType:

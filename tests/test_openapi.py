@@ -20,14 +20,10 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from ociserver.auth.rules import Action
-from ociserver.web.guard import Guard
-from ociserver.web.pull import Pull
-from ociserver.web.push import Push
-from ociserver.web.routes import For, routes
-from ociserver.web.service import Service
-from ociserver.web.tokens import TokenDoor
+from ociserver.extension import For
 from tests.access import Guarded, guarded
 from tests.serving import Served, digest_of, push_blob
+from tests.table import table
 from tests.wire.build import OCI_MANIFEST, put_manifest, unique_image
 
 DOCUMENT: dict[str, Any] = yaml.safe_load(
@@ -49,17 +45,9 @@ schema = schemathesis.openapi.from_dict(
 
 def doors() -> dict[tuple[str, str], Action | For]:
     """Return what each method of each path needs, from the endpoint table."""
-    # The table asks of its handlers only that they are there.
-    table = routes(
-        Guard.__new__(Guard),
-        Pull.__new__(Pull),
-        Push.__new__(Push),
-        Service.__new__(Service),
-        TokenDoor.__new__(TokenDoor),
-    )
     return {
         (route.path.replace(":path}", "}"), method): need
-        for route in table
+        for route in table()
         for method, (_, need) in route.endpoint.doors.items()  # type: ignore[attr-defined]
     }
 

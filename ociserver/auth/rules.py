@@ -120,6 +120,10 @@ class Rights:
         """Tell whether a rule grants it."""
         return self.rule(action, repository, alias) is not None
 
+    def allow_somewhere(self, action: Action) -> bool:
+        """Tell whether a rule grants it, wherever."""
+        return any(action in each.may for each in self._rules)
+
     def _find(self, action: Action, repository: str, alias: str | None) -> Rule | None:
         granting = (each for each in self._rules if each.grants(action, repository, alias))
         return next(granting, None)

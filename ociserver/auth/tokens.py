@@ -30,7 +30,7 @@ _SCOPE = re.compile(r"repository(?:\([^)]*\))?:([^:]+):([a-z,*-]*)")
 _SCOPES = 50
 _NAMES_LENGTH = 6 * 1024
 # Actions of a scope, and what a rule must grant for each.
-_ACTIONS = {"pull": Action.PULL, "push": Action.PUSH, "delete": Action.DELETE}
+_ACTIONS = {each.value: each for each in Action}
 # `repository:*:mount` asks to mount blobs from wherever one may pull: a mount that names no source
 # (end-11) needs it, as one that names its source needs to pull from there.
 ANYWHERE = "*"

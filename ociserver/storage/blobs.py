@@ -18,7 +18,12 @@ from ociserver.storage.schema import (
     repository,
     repository_blob,
 )
-from ociserver.storage.transaction import RENEWAL_SECONDS, SqlTransaction, repository_named
+from ociserver.storage.transaction import (
+    RENEWAL_SECONDS,
+    SqlTransaction,
+    insert_unless_there,
+    repository_named,
+)
 
 # Parameters one statement may carry; SQLite's own bound is 32,766, asyncpg's 32,767.
 _BATCH = 1000
@@ -163,7 +168,8 @@ class BlobSql(SqlTransaction):
         ).where(of_damaged)
         columns = ["repository_id", "blob_id", "linked_at"]
         self.changed.update(self._linking(damaged))
-        self._db.execute(self._inserts.new[repository_blob].from_select(columns, links))
+        new_links = insert_unless_there(self._dialect, repository_blob)
+        self._db.execute(new_links.from_select(columns, links))
         self._db.execute(delete(repository_blob).where(of_damaged))
         names = update(blob_digest).where(blob_digest.c.blob_id == damaged)
         self._db.execute(names.values(blob_id=sound))

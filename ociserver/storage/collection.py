@@ -47,7 +47,7 @@ from ociserver.storage.schema import (
     repository_blob,
     tag,
 )
-from ociserver.storage.transaction import repository_named
+from ociserver.storage.transaction import insert_unless_there, repository_named
 
 _BEGIN: Place = (0, "")
 _BEGIN_BY_ID: Place = (0, 0)
@@ -403,7 +403,7 @@ class CollectionSql(ManifestSql):
         self._db.execute(delete(blob_digest).where(blob_digest.c.blob_id.in_(ids)))
         self._db.execute(delete(blob).where(blob.c.id.in_(ids)))
         gone = [{"key": row.key, "since": since, "store_state": None} for row in rows]
-        self._db.execute(self._inserts.new[discarded], gone)
+        self._db.execute(insert_unless_there(self._dialect, discarded), gone)
         return [row.size for row in rows]
 
     def _tell_of(self, repository_id: int) -> None:

@@ -57,8 +57,9 @@ _NUMBER_TAKEN = ("23505", "audit_event_pkey")
 class PostgresCatalog:
     """`ports.Catalog` in one PostgreSQL database. Made inside a running event loop."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, transaction: type[SqlCatalogTx] = SqlCatalogTx) -> None:
         self._url = url
+        self._transaction = transaction
         self._engine = create_async_engine(
             "postgresql+asyncpg://",
             async_creator=self._connect,
@@ -84,7 +85,7 @@ class PostgresCatalog:
 
     async def _read(self, work: Callable[[CatalogTx], T]) -> T:
         async with _translated(), self._reading.connect() as db:
-            return await db.run_sync(lambda sync: work(SqlCatalogTx(sync)))
+            return await db.run_sync(lambda sync: work(self._transaction(sync)))
 
     async def write(self, work: Callable[[CatalogTx], T], *, in_turn: bool = False) -> T:
         if self._closed:
@@ -128,7 +129,7 @@ class PostgresCatalog:
 
     async def _commit(self, db: AsyncConnection, work: Callable[[CatalogTx], T]) -> T:
         def run(sync: Connection) -> tuple[T, set[RepositoryName]]:
-            tx = SqlCatalogTx(sync)
+            tx = self._transaction(sync)
             return work(tx), tx.changed
 
         async with db.begin() as transaction:

@@ -42,8 +42,9 @@ _WAL_BYTES = 64 * 1024 * 1024
 class SqliteCatalog:
     """`ports.Catalog` in one file. Made inside a running event loop."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, transaction: type[SqlCatalogTx] = SqlCatalogTx) -> None:
         prepare_catalog(path)
+        self._transaction = transaction
         self._lock = _open_lock(path)
         self._writer = _engine(path, "BEGIN IMMEDIATE")
         self._reader = _engine(path, "BEGIN")
@@ -60,7 +61,7 @@ class SqliteCatalog:
 
     def _read(self, work: Callable[[CatalogTx], T]) -> T:
         with _translated(), self._reader.begin() as db:
-            return work(SqlCatalogTx(db))
+            return work(self._transaction(db))
 
     async def write(
         self,
@@ -70,7 +71,7 @@ class SqliteCatalog:
     ) -> T:
         if self._closed:
             raise Unavailable("the catalog is closed")
-        write = _Write(work)
+        write = _Write(lambda db: work(self._transaction(db)))
         self._queue.put(write)
         return await write.done  # type: ignore[no-any-return] # what `work` returns
 
@@ -140,7 +141,7 @@ class _Write:
 
     __slots__ = ("done", "error", "loop", "result", "work")
 
-    def __init__(self, work: Callable[[CatalogTx], Any]) -> None:
+    def __init__(self, work: Callable[[Connection], Any]) -> None:
         self.work = work
         self.loop = asyncio.get_running_loop()
         self.done: asyncio.Future[Any] = self.loop.create_future()
@@ -154,7 +155,7 @@ class _Write:
         driver: Any = db.connection.driver_connection
         driver.execute("SAVEPOINT one")
         try:
-            self.result = self.work(SqlCatalogTx(db))
+            self.result = self.work(db)
         except LadingError as error:
             driver.execute("ROLLBACK TO one")
             self.error = error

@@ -6,24 +6,19 @@ No query in a loop. The engines (`sqlite.py`, `postgres.py`) begin and commit; n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Table, bindparam, select
+from sqlalchemy import Connection, Insert, Table, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ociserver.refs import RepositoryName
 from ociserver.storage.schema import (
-    blob_digest,
     credential,
-    discarded,
     lease,
-    manifest,
-    pin,
-    principal,
     repository,
     repository_blob,
-    tag,
 )
 
 known_repository = select(repository.c.id).where(repository.c.name == bindparam("repository"))
@@ -34,22 +29,14 @@ repository_named = known_repository.scalar_subquery()
 RENEWAL_SECONDS = 1.0
 
 
+_INSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
 class _Inserts:
     """The statements with ON CONFLICT, which each dialect spells in a class of its own."""
 
     def __init__(self, dialect: str) -> None:
-        made = {"sqlite": sqlite, "postgresql": postgresql}[dialect].insert
-        tables = (
-            repository,
-            manifest,
-            tag,
-            blob_digest,
-            repository_blob,
-            discarded,
-            pin,
-            principal,
-        )
-        self.new = {table: made(table).on_conflict_do_nothing() for table in tables}
+        made = _INSERT[dialect]
         link = made(repository_blob)
         self.link = link.on_conflict_do_update(
             index_elements=["repository_id", "blob_id"],
@@ -72,12 +59,29 @@ class _Inserts:
 _inserts = cache(_Inserts)
 
 
+@cache
+def insert_unless_there(dialect: str, table: Table) -> Insert:
+    """Return an INSERT that passes over rows whose key is there."""
+    found: Insert = _INSERT[dialect](table).on_conflict_do_nothing()
+    return found
+
+
+@cache
+def _insert_or_replace(dialect: str, table: Table) -> Insert:
+    made = _INSERT[dialect](table)
+    keys = [column.name for column in table.primary_key]
+    rest = {each.name: made.excluded[each.name] for each in table.c if each.name not in keys}
+    found: Insert = made.on_conflict_do_update(index_elements=keys, set_=rest)
+    return found
+
+
 class SqlTransaction:
     """One connection inside one transaction."""
 
     def __init__(self, connection: Connection) -> None:
         self._db = connection
-        self._inserts = _inserts(connection.dialect.name)
+        self._dialect = connection.dialect.name
+        self._inserts = _inserts(self._dialect)
         self._repository_ids: dict[RepositoryName, int] = {}
         # Repositories from which something was taken, or where it moved: what caches must hear of.
         self.changed: set[RepositoryName] = set()
@@ -95,4 +99,9 @@ class SqlTransaction:
 
     def _insert_new(self, table: Table, values: dict[str, Any]) -> bool:
         """Insert unless a row with the same key is there; tell whether it was inserted."""
-        return self._db.execute(self._inserts.new[table], values).rowcount > 0
+        return self._db.execute(insert_unless_there(self._dialect, table), values).rowcount > 0
+
+    def _put(self, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+        """Insert whole rows, each in place of one with the same primary key."""
+        if rows:
+            self._db.execute(_insert_or_replace(self._dialect, table), rows)

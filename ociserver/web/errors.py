@@ -1,7 +1,8 @@
 """The one table from what went wrong to what the client reads.
 
 Codes are those of the distribution spec ("Error Codes"); UNKNOWN, for faults of our own, is the
-code that every client of distribution already knows. Handlers raise; nothing else writes an error.
+code that every client of distribution already knows. Under /v1 errors are problem documents.
+Handlers raise; nothing else writes an error.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from http import HTTPStatus
 
 from starlette.types import Scope
 
@@ -38,6 +40,7 @@ WIRE: dict[type[LadingError], tuple[int, str]] = {
     errors.UploadOutOfOrder: (416, "BLOB_UPLOAD_INVALID"),
     errors.UploadBusy: (409, "BLOB_UPLOAD_INVALID"),
     errors.LeaseTaken: (409, "DENIED"),
+    errors.Conflict: (409, "DENIED"),
     errors.SizeInvalid: (400, "SIZE_INVALID"),
     errors.RangeUnsatisfiable: (416, "SIZE_INVALID"),
     errors.RangeRefused: (400, "SIZE_INVALID"),
@@ -54,6 +57,7 @@ WIRE: dict[type[LadingError], tuple[int, str]] = {
 }
 
 _RETRY_AFTER_SECONDS = 5
+_MODEL_API = "/v1/"
 
 
 def envelope(code: str, message: str, detail: object = None) -> bytes:
@@ -64,12 +68,31 @@ def envelope(code: str, message: str, detail: object = None) -> bytes:
     return json.dumps({"errors": [error]}).encode()
 
 
+def _problem(error: LadingError, status: int, scope: Scope) -> bytes:
+    """Return a problem document (RFC 9457); `code` is the error's name, for a program."""
+    name = "".join(f"_{each.lower()}" if each.isupper() else each for each in type(error).__name__)
+    document = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "code": name.lstrip("_"),
+        "detail": error.message,
+        "request_id": scope.get("lading.request_id", ""),
+    }
+    if error.detail is not None:
+        document["data"] = error.detail
+    return json.dumps(document).encode()
+
+
 def answer_to(error: LadingError, scope: Scope, challenge: Challenge) -> tuple[int, Headers, bytes]:
     """Return status, headers and body for an error raised by the request of that scope."""
     status, code = next(WIRE[kind] for kind in type(error).__mro__ if kind in WIRE)
-    body = envelope(code, error.message, error.detail)
+    if scope["path"].startswith(_MODEL_API):
+        kind, body = b"application/problem+json", _problem(error, status, scope)
+    else:
+        kind, body = b"application/json", envelope(code, error.message, error.detail)
     headers = [
-        (b"content-type", b"application/json"),
+        (b"content-type", kind),
         (b"content-length", b"%d" % len(body)),
     ]
     if isinstance(error, errors.Unauthenticated):

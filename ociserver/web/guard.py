@@ -223,6 +223,8 @@ def authorization(scope: Scope) -> bytes | None:
 
 def _scope(action: Action, repository: str, source: str | None) -> str:
     actions = _DELETE if action is Action.DELETE else _PULL_PUSH
+    if action not in (Action.PULL, Action.PUSH, Action.DELETE):
+        actions = f"pull,{action}"
     asked = f"repository:{repository}:{actions}"
     if source is None:
         return asked

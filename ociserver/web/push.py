@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ociserver.errors import RequestInvalid, SizeInvalid
+from ociserver.extension import author_of
 from ociserver.refs import (
     Digest,
     RepositoryName,
@@ -112,7 +113,12 @@ class Push:
             declared=_content_length(request), limit=self._limits.manifest_bytes
         )
         pushed = await self._writer.put_manifest(
-            name, reference, body, request.headers.get("content-type"), tags
+            name,
+            reference,
+            body,
+            request.headers.get("content-type"),
+            tags=tags,
+            by=author_of(request),
         )
         response = _created(f"/v2/{name}/manifests/{pushed.digest}", pushed.digest)
         if pushed.subject:
@@ -137,7 +143,7 @@ class Push:
         """end-9: a tag alone, or a manifest with all its tags."""
         name = parse_name(request.path_params["name"])
         reference = parse_reference(request.path_params["reference"])
-        await self._writer.delete_manifest(name, reference)
+        await self._writer.delete_manifest(name, reference, author_of(request))
         return Response(status_code=202)
 
     async def delete_blob(self, request: Request) -> Response:

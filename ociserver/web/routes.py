@@ -7,16 +7,16 @@ Names are matched loosely and parsed in the handler, so that a bad one is NAME_I
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from enum import Enum
+from collections.abc import Sequence
 
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from ociserver.admission import Author
 from ociserver.auth.rules import Action
 from ociserver.errors import MethodUnsupported, NameInvalid, RouteUnknown
+from ociserver.extension import Doors, For, Place
 from ociserver.web.guard import TOKEN_PATH, Guard
 from ociserver.web.pull import Pull
 from ociserver.web.push import Push
@@ -26,24 +26,17 @@ from ociserver.web.tokens import TokenDoor
 _UPLOADS = frozenset({"upload", "upload_begin"})
 _BRINGS_BYTES = frozenset({"POST", "PATCH", "PUT"})
 
-Handler = Callable[[Request], Awaitable[Response]]
 
-
-class For(Enum):
-    """Whom a method is for where it needs no right in a repository."""
-
-    ANYONE = "anyone"
-    STRANGERS = "anyone, at a bounded rate"
-    THE_KNOWN = "those who say who they are"
-
-
-Doors = Mapping[str, tuple[Handler, Action | For]]
-
-
-def routes(
-    guard: Guard, pull: Pull, push: Push, service: Service, tokens: TokenDoor | None
+def routes(  # noqa: PLR0913 - one for each part of the table
+    guard: Guard,
+    pull: Pull,
+    push: Push,
+    service: Service,
+    tokens: TokenDoor | None,
+    *,
+    extended: Sequence[Place],
 ) -> list[Route]:
-    """Return the table. A registry without rules has no tokens."""
+    """Return the table, with the places of extensions. A registry without rules has no tokens."""
     version: Doors = {"GET": (service.version, For.THE_KNOWN)}
     discover: Doors = {"GET": (service.discover, For.THE_KNOWN)}
     begin: Doors = {"POST": (push.begin_upload, Action.PUSH)}
@@ -63,7 +56,7 @@ def routes(
         "PUT": (push.put_manifest, Action.PUSH),
         "DELETE": (push.delete_manifest, Action.DELETE),
     }
-    table: list[tuple[str, str, Doors]] = [
+    table: list[Place] = [
         ("/v2/", "version", version),
         ("/v2", "version", version),
         ("/v2/_catalog", "catalog", {"GET": (pull.catalog, For.THE_KNOWN)}),
@@ -86,6 +79,7 @@ def routes(
             (TOKEN_PATH, "token", asking),
             ("/.well-known/jwks.json", "keys", {"GET": (tokens.keys, For.STRANGERS)}),
         ]
+    table += extended
     return [Route(path, Endpoint(label, doors, guard)) for path, label, doors in table]
 
 
@@ -119,7 +113,13 @@ class Endpoint:
             self._guard.count(scope)
         elif need is not For.ANYONE:
             action = need if isinstance(need, Action) else None
-            scope["lading.caller"] = await self._guard.admit(scope, action)
+            caller = scope["lading.caller"] = await self._guard.admit(scope, action)
+            scope["lading.author"] = Author(
+                name=caller.principal.name,
+                may=caller.rights.allow,
+                may_somewhere=caller.rights.allow_somewhere,
+                request_id=scope.get("lading.request_id", ""),
+            )
         if self.label in _UPLOADS and scope["method"] in _BRINGS_BYTES:
             with self._guard.uploading(scope):
                 response = await handler(Request(scope, receive, send))

@@ -5,6 +5,8 @@ and what clients ask of the registry as a whole: its version, its extensions.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -17,29 +19,35 @@ from ociserver.web.observe import METRICS_TYPE, Metrics
 # Less than the patience of those who probe.
 _PROBE_SECONDS = 5
 # Spec, extensions/_oci.md: name and endpoints of what the registry offers beyond the base.
-_EXTENSIONS = {
-    "extensions": [
-        {
-            "name": "_oci",
-            "description": "lists the extensions of this registry",
-            "endpoints": ["_oci/ext/discover"],
-        },
-        {
-            "name": "_catalog",
-            "description": "lists the repositories that hold a manifest",
-            "endpoints": ["_catalog"],
-        },
-    ]
-}
+_EXTENSIONS = (
+    {
+        "name": "_oci",
+        "description": "lists the extensions of this registry",
+        "endpoints": ["_oci/ext/discover"],
+    },
+    {
+        "name": "_catalog",
+        "description": "lists the repositories that hold a manifest",
+        "endpoints": ["_catalog"],
+    },
+)
 
 
 class Service:
     """Handlers that concern no repository."""
 
-    def __init__(self, catalog: Catalog, blobs: BlobStore, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        blobs: BlobStore,
+        metrics: Metrics,
+        *,
+        offers: Sequence[Mapping[str, Any]],
+    ) -> None:
         self._catalog = catalog
         self._blobs = blobs
         self._metrics = metrics
+        self._extensions = {"extensions": [*_EXTENSIONS, *offers]}
 
     async def version(self, _request: Request) -> Response:
         """end-1: yes, this is a registry."""
@@ -49,7 +57,7 @@ class Service:
         """`_oci/ext/discover`, of the registry and of a repository."""
         if "name" in request.path_params:
             parse_name(request.path_params["name"])
-        return JSONResponse(_EXTENSIONS)
+        return JSONResponse(self._extensions)
 
     async def alive(self, _request: Request) -> Response:
         """Answer: the process is there."""

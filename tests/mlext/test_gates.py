@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlext.gates import (
-    Approval,
     Condition,
     Facts,
     Finding,
@@ -23,6 +22,8 @@ from mlext.gates import (
     judge,
     parse_gate,
 )
+from mlext.records import Approval
+from ociserver.refs import Tag
 
 AT = datetime(2026, 11, 25, 12, tzinfo=UTC)
 FACTS = Facts(
@@ -53,8 +54,12 @@ def gate(**asked: Any) -> Gate:
     return parse_gate({"name": "g", "model": "**", "alias": "*", **asked})
 
 
+def approval(by: str, at: datetime = AT, comment: str = "") -> Approval:
+    return Approval(number=42, alias=Tag("prod"), by=by, at=at.timestamp(), comment=comment)
+
+
 def approved(*names: str) -> Facts:
-    return replace(FACTS, approvals=[Approval(by=each, at=AT) for each in names])
+    return replace(FACTS, approvals=[approval(each) for each in names])
 
 
 def only(verdict: Verdict) -> Condition:
@@ -242,10 +247,17 @@ def test_rules_see_facts_of_the_move() -> None:
         FACTS,
         evaluations=[{"dataset": "sha256:aa", "metrics": {"f1": 0.95}}],
         run={"code_commit": "c0ffee"},
-        approvals=[Approval(by="user:ann", at=AT - timedelta(minutes=1), comment="ok")],
+        approvals=[approval("user:ann", AT - timedelta(minutes=1), "ok")],
     )
     assert judge([gate(rules=rules)], facts).passed
     assert not any(each.passed for each in judge([gate(rules=rules[:2])], FACTS).conditions)
+
+
+def test_a_version_that_was_there_before_need_not_soak_again() -> None:
+    asked = gate(soak={"alias": "staging", "seconds": 90_000})
+    condition = only(judge([asked], replace(FACTS, returns=True)))
+    assert condition.passed
+    assert condition.reason == "it was 'prod' before"
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,12 @@ import httpx
 import pytest
 
 from ociserver.auth.rules import Action
-from ociserver.web.guard import Guard
-from ociserver.web.pull import Pull
-from ociserver.web.push import Push
-from ociserver.web.routes import Endpoint, For, routes
-from ociserver.web.service import Service
-from ociserver.web.tokens import TokenDoor
+from ociserver.extension import For
+from ociserver.web.routes import Endpoint
 from tests.access import Guarded, guarded, run
 from tests.issuer import Issuer, issuing
 from tests.serving import digest_of, push_blob
+from tests.table import table
 from tests.wire.build import begin, image, put_manifest
 
 REPOSITORY = "matrix/a"
@@ -69,15 +66,8 @@ class Door:
 
 
 def doors() -> list[Door]:
-    table = routes(
-        Guard.__new__(Guard),
-        Pull.__new__(Pull),
-        Push.__new__(Push),
-        Service.__new__(Service),
-        TokenDoor.__new__(TokenDoor),
-    )
     found = []
-    for route in table:
+    for route in table():
         endpoint = route.endpoint
         assert isinstance(endpoint, Endpoint)
         found += [

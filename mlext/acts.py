@@ -1,0 +1,57 @@
+"""Acts: who changes something, when, and the transaction in which it is done and recorded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from mlext.ports import ModelsCatalog, ModelsTx
+from ociserver.admission import Author
+from ociserver.auth.records import AuditEvent
+from ociserver.auth.rules import Action
+from ociserver.errors import Denied
+from ociserver.refs import RepositoryName
+
+T = TypeVar("T")
+
+
+def now() -> float:
+    """Return the time in seconds since the epoch, to the microsecond: what the wire shows."""
+    return round(time.time(), 6)
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """One change of the model registry. `at` is when it was asked for, by the asker's replica."""
+
+    tx: ModelsTx
+    by: Author
+    at: float = field(default_factory=now)
+
+    def require(self, action: Action, model: RepositoryName, alias: str | None = None) -> None:
+        """Raise Denied unless the rules let them do it."""
+        if not self.by.may(action, model, alias):
+            what = f"{action} {alias}" if alias else str(action)
+            raise Denied(f"no rule lets {self.by.name} {what} in {model}")
+
+    def note(
+        self, action: str, subject: str, detail: Mapping[str, object], at: float | None = None
+    ) -> None:
+        """Append to the audit that it was done, with the request that asked for it."""
+        event = AuditEvent(
+            at=self.at if at is None else at,
+            actor=self.by.name,
+            action=action,
+            subject=subject,
+            outcome="done",
+            detail={**detail, "request_id": self.by.request_id},
+        )
+        self.tx.record([event])
+
+
+async def act(catalog: ModelsCatalog, by: Author, work: Callable[[Act], T]) -> T:
+    """Run `work` as an act of theirs, alone and durably. Raises what it does, and Unavailable."""
+    at = now()
+    return await catalog.write(lambda tx: work(Act(tx, by, at)), in_turn=True)

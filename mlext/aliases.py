@@ -1,0 +1,203 @@
+"""Moving aliases: the one way there is, whatever door the request came by.
+
+A move is a comparison and a swap: right, gate, alias, tag, history and audit event stand or fall
+in one transaction. Plain functions of it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+
+from mlext import lineage
+from mlext.acts import Act
+from mlext.errors import (
+    AliasElsewhere,
+    AliasUnknown,
+    DocumentInvalid,
+    GateUnsatisfied,
+    TagProtected,
+)
+from mlext.gates import Facts, Gate, Verdict, judge, parse_gate
+from mlext.ports import ModelsTx
+from mlext.records import Alias, Approval, ModelVersion
+from mlext.versions import known_metrics, the_version
+from ociserver.admission import Author
+from ociserver.auth.rules import Action
+from ociserver.errors import ManifestUnknown
+from ociserver.refs import Digest, RepositoryName, Tag, parse_tag
+
+_VERSION_TAG = re.compile(r"v[0-9]+")
+# Two moves of one alias differ in time, whatever the clocks of replicas say.
+_TICK = 0.000_001
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """A move that is asked for. `expected` is the version it must stand on, 0 for none at all;
+    `etag` what If-Match says. None of either: wherever it stands.
+    """
+
+    alias: Tag
+    number: int
+    expected: int | None = None
+    etag: str | None = None
+
+
+def parse_alias(text: str) -> Tag:
+    """Return the name of an alias. Raises TagInvalid, DocumentInvalid."""
+    name = parse_tag(text)
+    if _VERSION_TAG.fullmatch(name):
+        raise DocumentInvalid(f"{name} is the tag of a version, and no alias")
+    return name
+
+
+def move(act: Act, model: RepositoryName, asked: Sequence[Move], reason: str) -> list[Alias]:
+    """Move the aliases, all of them or none. Return them as they are now.
+
+    Raises VersionUnknown, Denied, GateUnsatisfied, AliasElsewhere, ManifestUnknown where the
+    artifact was deleted.
+    """
+    moved = []
+    for each in asked:
+        act.require(Action.PROMOTE, model, each.alias)
+        version = the_version(act.tx, model, each.number)
+        if act.tx.manifest(model, version.digest) is None:
+            raise ManifestUnknown(f"version {version.number} of {model} was deleted")
+        known = act.tx.alias(model, each.alias)
+        _expect(known, each)
+        moved.append(_moved(act, version, each.alias, known, reason))
+        act.tx.move_tag(model, each.alias, version.digest)
+    return moved
+
+
+def pushed_onto(act: Act, model: RepositoryName, tag: Tag, digest: Digest) -> None:
+    """Let the push of a tag be what it is: a move, where the tag is an alias or has a gate.
+
+    The caller moves the tag. Raises TagProtected, Denied, GateUnsatisfied.
+    """
+    if _VERSION_TAG.fullmatch(tag):
+        _leave_version_tag(act.tx, model, tag, digest)
+        return
+    known = act.tx.alias(model, tag)
+    if known is None and not _gates(act.tx, model, tag):
+        return
+    act.require(Action.PROMOTE, model, tag)
+    version = act.tx.version_of(model, digest)
+    if version is None:
+        raise TagProtected(
+            f"{tag} is an alias of {model}: it points at versions, and {digest} is none. "
+            "Register it first"
+        )
+    if known is None or known.digest != digest:
+        _moved(act, version, tag, known, "pushed")
+
+
+def _leave_version_tag(tx: ModelsTx, model: RepositoryName, tag: Tag, digest: Digest) -> None:
+    version = tx.version(model, int(tag[1:])) if len(tag) < 10 else None  # noqa: PLR2004
+    if version is not None and tag == f"v{version.number}" and version.digest != digest:
+        raise TagProtected(f"{tag} is version {version.number} of {model}, which never changes")
+
+
+def _expect(known: Alias | None, asked: Move) -> None:
+    stands = known.number if known else 0
+    if asked.expected is not None and asked.expected != stands:
+        wanted = f"version {asked.expected}" if asked.expected else "no version"
+    elif asked.etag is not None and asked.etag != (known.etag if known else ""):
+        wanted = f"ETag {asked.etag}"
+    else:
+        return
+    where = f"version {stands}" if known else "no version yet"
+    raise AliasElsewhere(
+        f"{asked.alias} stands on {where}, not on {wanted}",
+        detail=known.shown() if known else {"alias": asked.alias, "version": None},
+    )
+
+
+def _moved(act: Act, version: ModelVersion, name: Tag, known: Alias | None, reason: str) -> Alias:
+    at = act.at if known is None else round(max(act.at, known.updated_at + _TICK), 6)
+    verdict = verdict_on(act.tx, version, name, act.by, at)
+    if not verdict.passed:
+        raise GateUnsatisfied(
+            f"the gate of {name} lets no version {version.number} of {version.model} pass: "
+            + "; ".join(each.reason for each in verdict.conditions if not each.passed),
+            detail=verdict.to_json(),
+        )
+    alias = Alias(
+        model=version.model,
+        name=name,
+        number=version.number,
+        digest=version.digest,
+        moves=known.moves + 1 if known else 1,
+        updated_at=at,
+        updated_by=act.by.name,
+        reason=reason,
+    )
+    act.tx.put_alias(alias, known.number if known else None)
+    said = {
+        "alias": name,
+        "from": {"version": known.number, "digest": known.digest} if known else None,
+        "to": {"version": version.number, "digest": version.digest},
+        "reason": reason,
+        "verdict": verdict.to_json(),
+    }
+    act.note("promote", version.model, said, at)
+    return alias
+
+
+def verdict_on(tx: ModelsTx, version: ModelVersion, name: Tag, by: Author, now: float) -> Verdict:
+    """Return what the gates of the alias say of the version, if it were moved there now."""
+    gates = _gates(tx, version.model, name)
+    return judge(gates, _facts(tx, version, name, by, now)) if gates else Verdict(())
+
+
+def _facts(tx: ModelsTx, version: ModelVersion, name: Tag, by: Author, now: float) -> Facts:
+    evaluations = tx.evaluations(version.model, version.number)
+    run = tx.run(version.run_id) if version.run_id else None
+    stints = tx.stints(version.model, version.number)
+    return Facts(
+        model=version.model,
+        alias=name,
+        version={**json.loads(version.body), "metrics": known_metrics(version, evaluations)},
+        evaluations=[each.shown() for each in evaluations],
+        run=run.shown() if run else None,
+        lineage_problems=lineage.gaps(version, run),
+        approvals=tx.approvals(version.model, version.number, name),
+        mover=by.name,
+        author=version.created_by,
+        soak={alias: now - since for alias, since in stints.items()},
+        returns=tx.has_stood(version.model, name, version.number),
+        now=datetime.fromtimestamp(now, UTC),
+    )
+
+
+def _gates(tx: ModelsTx, model: RepositoryName, name: Tag) -> list[Gate]:
+    return [each for each in map(_kept_gate, tx.gates().values()) if each.is_for(model, name)]
+
+
+@lru_cache(maxsize=1_024)
+def _kept_gate(body: bytes) -> Gate:
+    return parse_gate(json.loads(body))
+
+
+def approve(act: Act, model: RepositoryName, number: int, name: Tag, comment: str) -> Approval:
+    """Record that they approve of the version under the alias. Raises VersionUnknown, Denied."""
+    act.require(Action.APPROVE, model, name)
+    version = the_version(act.tx, model, number)
+    given = Approval(number=number, alias=name, by=act.by.name, at=act.at, comment=comment)
+    act.tx.put_approval(model, given)
+    said = {"alias": name, "version": number, "digest": version.digest, "comment": comment}
+    act.note("approve", model, said)
+    return given
+
+
+def the_alias(tx: ModelsTx, model: RepositoryName, name: Tag) -> Alias:
+    """Return where it points. Raises AliasUnknown."""
+    found = tx.alias(model, name)
+    if found is None:
+        raise AliasUnknown(f"{model} has no alias {name}")
+    return found

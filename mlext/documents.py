@@ -1,0 +1,315 @@
+"""What clients send, from JSON and from annotations, as values. Pure.
+
+A document is taken whole or not at all: an unknown key is refused, for a mistyped one would be
+lost in silence.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NoReturn
+
+from mlext.errors import DocumentInvalid
+from mlext.lineage import KINDS, Node, base_of, code_of, dataset_of, image_of
+from mlext.records import Registration
+from ociserver.errors import DigestInvalid
+from ociserver.refs import Digest, shortened
+
+PREFIX = "io.lading."
+# Enough for any training run; more is a file, to be pushed as one.
+_ENTRIES = 1_000
+_KEY = re.compile(r"[^\x00-\x1f\x7f]{1,250}")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
+_TEXT = 5_000
+_MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# Rendered and kept with each version.
+_VERSION_BYTES = 256 * 1024
+
+_JSON_ANNOTATIONS = ("metrics", "params", "tags")
+_RUN_ANNOTATIONS = {
+    "dataset.version": "dataset_version",
+    "code.commit": "code_commit",
+    "container.image": "container_image",
+}
+# Annotation -> kind of the edge to the artifact that this one was made from.
+_FROM_ANNOTATIONS = {
+    "base.digest": "base-model",
+    "adapter.of": "adapter-of",
+    "derived.from": "derived-from",
+}
+_ANNOTATIONS = frozenset(
+    PREFIX + each
+    for each in (
+        "framework",
+        "description",
+        "run.id",
+        *_JSON_ANNOTATIONS,
+        *_RUN_ANNOTATIONS,
+        *_FROM_ANNOTATIONS,
+    )
+)
+_REGISTRATION = frozenset(
+    ("run_id", "artifact_digest", "framework", "metrics", "params", "tags", "description",
+     "lineage")
+)  # fmt: skip
+RUN = frozenset(
+    ("dataset_version", "code_commit", "container_image", "hyperparams", "started_at",
+     "finished_at")
+)  # fmt: skip
+
+
+def document(body: bytes, known: frozenset[str]) -> dict[str, Any]:
+    """Return the JSON object of these keys. Raises DocumentInvalid."""
+    found = parsed(body, "the body")
+    if not isinstance(found, dict):
+        raise DocumentInvalid("the body is not a JSON object")
+    refuse_unknown(found, known, "the body")
+    return found
+
+
+def registration(body: bytes) -> Registration:
+    """Return what `POST …/versions` asks to register. Raises DocumentInvalid."""
+    found = document(body, _REGISTRATION)
+    return _bounded(
+        Registration(
+            digest=digest(found, "artifact_digest"),
+            framework=text(found, "framework"),
+            run_id=identifier(found, "run_id"),
+            description=text(found, "description"),
+            metrics=metrics(found.get("metrics", {})),
+            params=_params(found.get("params", {})),
+            tags=_tags(found.get("tags", {})),
+            lineage=_lineage(found.get("lineage", [])),
+        )
+    )
+
+
+def annotated(artifact: Digest, annotations: Mapping[str, str]) -> Registration | None:
+    """Return what a manifest's annotations ask to register, None where there is no such key.
+
+    Raises DocumentInvalid.
+    """
+    own = {key: value for key, value in annotations.items() if key.startswith(PREFIX)}
+    if not own:
+        return None
+    refuse_unknown(own, _ANNOTATIONS, "the annotations")
+
+    def given(name: str) -> str:
+        return own.get(PREFIX + name, "")
+
+    structured = {
+        name: parsed(own[PREFIX + name].encode(), PREFIX + name)
+        for name in _JSON_ANNOTATIONS
+        if PREFIX + name in own
+    }
+    named = {key: given(name) for name, key in _RUN_ANNOTATIONS.items() if PREFIX + name in own}
+    run_id = identifier({"run_id": given("run.id")}, "run_id")
+    if named and not run_id:
+        raise DocumentInvalid(f"{PREFIX}run.id names the run that the other annotations are of")
+    return _bounded(
+        Registration(
+            digest=artifact,
+            framework=text({"framework": given("framework")}, "framework"),
+            run_id=run_id,
+            description=text({"description": given("description")}, "description"),
+            metrics=metrics(structured.get("metrics", {})),
+            params=_params(structured.get("params", {})),
+            tags=_tags(structured.get("tags", {})),
+            lineage=tuple(
+                (kind, base_of(given(name)))
+                for name, kind in _FROM_ANNOTATIONS.items()
+                if PREFIX + name in own
+            ),
+            run=run(named) if named else None,
+        )
+    )
+
+
+def run(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is said of a run. Raises DocumentInvalid: a branch or a floating tag is no
+    answer to what a run was made from.
+    """
+    refuse_unknown(found, RUN, "the run")
+    checks: dict[str, Callable[[str], Node]] = {
+        "dataset_version": dataset_of,
+        "code_commit": code_of,
+        "container_image": image_of,
+    }
+    said: dict[str, Any] = {}
+    for key, check in checks.items():
+        if value := text(found, key):
+            check(value)
+            said[key] = value
+    said |= {key: moment(found, key) for key in ("started_at", "finished_at") if found.get(key)}
+    if "started_at" in said and said.get("finished_at", math.inf) < said["started_at"]:
+        raise DocumentInvalid("finished_at is before started_at")
+    if found.get("hyperparams"):
+        said["hyperparams"] = dict(_params(found["hyperparams"], "hyperparams"))
+    return said
+
+
+def digest(found: Mapping[str, Any], key: str) -> Digest:
+    """Return the digest under the key. Raises DocumentInvalid."""
+    try:
+        return Digest.parse(text(found, key))
+    except DigestInvalid as error:
+        raise DocumentInvalid(f"{key}: {error.message}") from error
+
+
+def text(found: Mapping[str, Any], key: str, *, most: int = _TEXT) -> str:
+    """Return the text under the key, empty where there is none. Raises DocumentInvalid."""
+    value = found.get(key)
+    if value is None:
+        return ""
+    if not isinstance(value, str) or len(value) > most:
+        raise DocumentInvalid(f"{key} is not a text of at most {most} characters")
+    _storable(value, key)
+    return value
+
+
+def identifier(found: Mapping[str, Any], key: str) -> str:
+    """Return the id under the key, empty where there is none. Raises DocumentInvalid."""
+    value = text(found, key)
+    if value and not _ID.fullmatch(value):
+        raise DocumentInvalid(
+            f"{key} {shortened(value)!r} is not 1 to 200 of letters, digits and . _ : / @ + -, "
+            "beginning with a letter or digit"
+        )
+    return value
+
+
+def whole(found: Mapping[str, Any], key: str) -> int | None:
+    """Return the whole number under the key, None where there is none. Raises DocumentInvalid."""
+    value = found.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
+        raise DocumentInvalid(f"{key} is not a whole number")
+    return value
+
+
+def moment(found: Mapping[str, Any], key: str) -> float:
+    """Return the time under the key in seconds since the epoch. Raises DocumentInvalid."""
+    return parse_moment(text(found, key), key)
+
+
+def parse_moment(value: str, key: str) -> float:
+    """Return an RFC 3339 time in seconds since the epoch. Raises DocumentInvalid."""
+    try:
+        # Python's reader takes all of ISO 8601, and without an offset.
+        parsed = datetime.fromisoformat(value) if _MOMENT.match(value) else None
+    except ValueError:
+        parsed = None
+    if parsed is None or parsed.tzinfo is None:
+        raise DocumentInvalid(
+            f"{key} {shortened(value)!r} is not a time of RFC 3339, such as 2026-11-25T03:00:00Z"
+        )
+    return round(parsed.timestamp(), 6)
+
+
+def metrics(found: object) -> dict[str, float]:
+    """Return named numbers. Raises DocumentInvalid."""
+    named = _entries(found, "metrics")
+    for key, value in named.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not _is_finite(value):
+            raise DocumentInvalid(f"metrics: {shortened(key)!r} is not a finite number")
+    return {key: float(value) for key, value in named.items()}
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond any float
+        return False
+
+
+def _params(found: object, where: str = "params") -> dict[str, str | float | int | bool]:
+    named = _entries(found, where)
+    for key, value in named.items():
+        if isinstance(value, str):
+            _storable(value, f"{where}: {shortened(key)!r}")
+        elif not isinstance(value, bool | int | float) or not _is_finite(value):
+            raise DocumentInvalid(
+                f"{where}: {shortened(key)!r} is not a text, a finite number, true or false"
+            )
+    return named
+
+
+def _tags(found: object) -> dict[str, str]:
+    named = _entries(found, "tags")
+    for key, value in named.items():
+        if not isinstance(value, str):
+            raise DocumentInvalid(f"tags: {shortened(key)!r} is not a text")
+        _storable(value, f"tags: {shortened(key)!r}")
+    return named
+
+
+def _entries(found: object, where: str) -> dict[str, Any]:
+    if not isinstance(found, dict):
+        raise DocumentInvalid(f"{where} is not a JSON object")
+    if len(found) > _ENTRIES:
+        raise DocumentInvalid(f"{where} has more than {_ENTRIES} entries")
+    for key in found:
+        _storable(key, where)
+        if not _KEY.fullmatch(key):
+            raise DocumentInvalid(
+                f"{where}: {shortened(key)!r} is not a name of 1 to 250 characters"
+            )
+    return found
+
+
+def _lineage(found: object) -> tuple[tuple[str, str], ...]:
+    if not isinstance(found, list) or len(found) > _ENTRIES:
+        raise DocumentInvalid(f"lineage is not a list of at most {_ENTRIES} entries")
+    edges = []
+    for each in found:
+        if not isinstance(each, dict):
+            raise DocumentInvalid('an entry of lineage is {"type": …, "target": …}')
+        refuse_unknown(each, frozenset(("type", "target")), "an entry of lineage")
+        kind, target = text(each, "type"), text(each, "target")
+        if kind not in KINDS:
+            raise DocumentInvalid(
+                f"lineage: type {shortened(kind)!r} is unknown; known are: {', '.join(KINDS)}"
+            )
+        edges.append((kind, KINDS[kind](target)))
+    return tuple(edges)
+
+
+def refuse_unknown(found: Mapping[str, Any], known: frozenset[str], where: str) -> None:
+    """Raise DocumentInvalid for a key that is not known."""
+    if unknown := sorted(found.keys() - known):
+        raise DocumentInvalid(
+            f"{where}: {shortened(unknown[0])!r} is unknown; known are: {', '.join(sorted(known))}"
+        )
+
+
+def _storable(value: str, where: str) -> None:
+    # PostgreSQL keeps neither, and nobody means them.
+    if "\0" in value or _SURROGATE.search(value):
+        raise DocumentInvalid(f"{where} has a character that cannot be kept")
+
+
+def parsed(body: bytes, where: str) -> Any:
+    """Return the JSON that it is. Raises DocumentInvalid."""
+    try:
+        return json.loads(body.decode("utf-8"), parse_constant=_not_json)
+    except (ValueError, RecursionError) as error:
+        raise DocumentInvalid(f"{where} is not JSON in UTF-8: {error}") from error
+
+
+def _not_json(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _bounded(found: Registration) -> Registration:
+    """Return it, if what it says is not too much."""
+    said: Sequence[object] = (dict(found.metrics), dict(found.params), dict(found.tags))
+    if len(json.dumps(said)) > _VERSION_BYTES:
+        raise DocumentInvalid(f"metrics, params and tags are over {_VERSION_BYTES} bytes in all")
+    return found

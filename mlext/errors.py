@@ -1,0 +1,59 @@
+"""What can go wrong with models, each a kind of what the registry knows: `web/errors.py` of the
+registry turns them into statuses, and their names into the codes of problem documents.
+"""
+
+from __future__ import annotations
+
+from ociserver.errors import Conflict, Denied, NameUnknown, RequestInvalid
+
+
+class DocumentInvalid(RequestInvalid):
+    """The body, or a part of it that the message names, is not what the call takes."""
+
+
+class ModelUnknown(NameUnknown):
+    """The repository has no version, so it is no model."""
+
+
+class VersionUnknown(NameUnknown):
+    """The model has no version of that number."""
+
+
+class VersionExists(Conflict):
+    """The artifact is a version already: `detail` has its `version` and `version_id`."""
+
+
+class RunUnknown(NameUnknown):
+    """There is no such run that the caller may know."""
+
+
+class RunFrozen(Conflict):
+    """The run has finished: what it was stays."""
+
+
+class AliasUnknown(NameUnknown):
+    """The model has no such alias, or had none then."""
+
+
+class AliasElsewhere(Conflict):
+    """The alias does not stand where the caller expected: `detail` says where it stands."""
+
+
+class TagProtected(Conflict):
+    """The tag is an alias, or a version's, and does not move that way."""
+
+
+class Retained(Conflict):
+    """Something on record needs the manifest: `detail` lists what."""
+
+
+class GateUnsatisfied(Denied):
+    """The gate of the alias has conditions that are not met: `detail` is the whole verdict."""
+
+
+class KeyReused(Conflict):
+    """The Idempotency-Key came before, with another request."""
+
+
+class GateUnknown(NameUnknown):
+    """There is no such gate."""

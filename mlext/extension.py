@@ -1,0 +1,63 @@
+"""The model registry as an extension of the OCI registry: its composition root."""
+
+from __future__ import annotations
+
+import time
+from typing import cast
+
+from mlext.ports import ModelsCatalog
+from mlext.records import Alias
+from mlext.storage.catalog import ROWS
+from mlext.warden import Warden
+from mlext.web.aliases import AliasDoors
+from mlext.web.answers import Holding
+from mlext.web.gates import GateDoors
+from mlext.web.places import places
+from mlext.web.runs import RunDoors
+from mlext.web.versions import VersionDoors
+from ociserver.extension import House, Opened
+from ociserver.fresh import FreshCache
+
+# Of where aliases point: a tenth of a kilobyte each.
+_RESOLVED_BYTES = 8 * 1024 * 1024
+# For how long a request with an Idempotency-Key may be sent once more.
+_ANSWERS_SECONDS = 86_400.0
+_FORGET_SECONDS = 3_600.0
+_OFFERS = (
+    {
+        "name": "_lading",
+        "description": "versions, aliases, gates and lineage of models",
+        "endpoints": ["_lading", "_lading/versions", "_lading/aliases"],
+    },
+)
+
+
+class Models:
+    """`ociserver.extension.Extension`."""
+
+    rows = ROWS
+
+    def open(self, house: House) -> Opened:
+        """Put the model registry together."""
+        # The registry gave its transactions our rows.
+        catalog = cast("ModelsCatalog", house.catalog)
+        holding = Holding(house.is_public)
+        resolved: FreshCache[tuple[str, str], Alias] = FreshCache(
+            house.catalog.generation, _RESOLVED_BYTES
+        )
+
+        async def forget_answers() -> None:
+            before = time.time() - _ANSWERS_SECONDS
+            await catalog.write(lambda tx: tx.drop_answers(before))
+
+        return Opened(
+            admission=Warden(),
+            places=places(
+                VersionDoors(house, catalog, holding),
+                AliasDoors(house, catalog, holding, resolved),
+                RunDoors(house, catalog),
+                GateDoors(house, catalog),
+            ),
+            offers=_OFFERS,
+            background=[(_FORGET_SECONDS, forget_answers)],
+        )

@@ -1,0 +1,165 @@
+"""What the model registry asks of the catalog. Like every port, the docstrings are the contract
+that `tests/contracts/` runs against both databases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Protocol, TypeVar
+
+from mlext.records import (
+    Alias,
+    AliasMove,
+    Approval,
+    Edge,
+    Evaluation,
+    Model,
+    ModelVersion,
+    Run,
+)
+from ociserver.ports import CatalogTx
+from ociserver.refs import Digest, RepositoryName, Tag
+
+T = TypeVar("T")
+
+
+class VersionRows(Protocol):
+    """Models, their versions, and what is measured of these."""
+
+    def model(self, name: RepositoryName) -> Model | None:
+        """Return the model, None for a repository without versions."""
+
+    def models(self, after: str, limit: int) -> Sequence[Model]:
+        """Return models by name, after the one."""
+
+    def put_model(self, model: Model) -> None:
+        """Record what is said of the model, or make it."""
+
+    def add_version(self, version: ModelVersion, values: Sequence[tuple[str, str, object]]) -> None:
+        """Record a version of a number that no version has had, and (kind, key, value) to find it
+        by, and let the model's last number be its.
+        """
+
+    def version(self, model: RepositoryName, number: int) -> ModelVersion | None:
+        """Return the version of that number."""
+
+    def version_of(self, model: RepositoryName, digest: Digest) -> ModelVersion | None:
+        """Return the version that this artifact is."""
+
+    def versions_of(self, digests: Collection[str]) -> Sequence[ModelVersion]:
+        """Return the versions, of any model, that these artifacts are: 1,000 at most."""
+
+    def standing(self, repository: RepositoryName, tags: Collection[str]) -> Mapping[str, Digest]:
+        """Return where those of these tags point that exist."""
+
+    def add_evaluation(self, model: RepositoryName, evaluation: Evaluation) -> None:
+        """Record it; the values that versions are found by become its values."""
+
+    def evaluations(self, model: RepositoryName, number: int) -> Sequence[Evaluation]:
+        """Return those of a version, oldest first, the last 1,000 at most."""
+
+
+class AliasRows(Protocol):
+    """Aliases, where they pointed when, and what stands before they move."""
+
+    def alias(self, model: RepositoryName, name: Tag) -> Alias | None:
+        """Return where it points now."""
+
+    def aliases(self, model: RepositoryName, number: int | None = None) -> Sequence[Alias]:
+        """Return all by name, or those that point at that version."""
+
+    def put_alias(self, alias: Alias, from_number: int | None) -> None:
+        """Record where it points from now on, and the move that took it there."""
+
+    def alias_moves(
+        self, model: RepositoryName, name: Tag, before: int | None, limit: int
+    ) -> Sequence[AliasMove]:
+        """Return its moves, the latest first, before that one."""
+
+    def alias_at(self, model: RepositoryName, name: Tag, at: float) -> AliasMove | None:
+        """Return the last move that was made until then."""
+
+    def retained(self, model: RepositoryName, digest: Digest, since: float) -> Sequence[str]:
+        """Return sentences on which aliases point at the artifact, or did so since then."""
+
+    def has_stood(self, model: RepositoryName, name: Tag, number: int) -> bool:
+        """Tell whether the alias ever pointed at the version."""
+
+    def stints(self, model: RepositoryName, number: int) -> Mapping[Tag, float]:
+        """Return since when each alias that points at the version does so without a break."""
+
+    def gates(self) -> Mapping[str, bytes]:
+        """Return all gates as JSON, by id."""
+
+    def put_gate(self, gate_id: str, body: bytes, by: str, now: float) -> None:
+        """Record a gate, in place of that of this id."""
+
+    def drop_gate(self, gate_id: str) -> bool:
+        """Forget the gate; False where there is none."""
+
+    def put_approval(self, model: RepositoryName, approval: Approval) -> None:
+        """Record it, in place of an earlier one of the same person for the same version."""
+
+    def drop_approval(self, model: RepositoryName, number: int, alias: Tag, by: str) -> bool:
+        """Take it back; False where there is none."""
+
+    def approvals(
+        self, model: RepositoryName, number: int, alias: Tag | None = None
+    ) -> Sequence[Approval]:
+        """Return those of a version, under an alias or under any, oldest first."""
+
+    def kept_answer(self, by: str, key: str) -> tuple[str, bytes] | None:
+        """Return the request (its hash) and answer that this key of theirs came with before."""
+
+    def keep_answer(self, by: str, key: str, request: str, answer: bytes, now: float) -> None:
+        """Record what a request was answered."""
+
+    def drop_answers(self, before: float) -> None:
+        """Forget answers from before then."""
+
+
+class LineageRows(Protocol):
+    """Runs, and the edges from each node to what it came from."""
+
+    def run(self, run_id: str) -> Run | None:
+        """Return the run."""
+
+    def put_run(self, run: Run) -> None:
+        """Record the run as it is now."""
+
+    def models_of_run(self, run_id: str) -> Sequence[RepositoryName]:
+        """Return models with a version that the run made, 1,000 at most."""
+
+    def put_edges(self, source: str, edges: Sequence[tuple[str, str]], by: str, now: float) -> None:
+        """Record that the node came from others: (kind, node) of each. The same again is none."""
+
+    def replace_edges(
+        self, source: str, edges: Sequence[tuple[str, str]], by: str, now: float
+    ) -> None:
+        """Record that the node came from these, and from nothing else."""
+
+    def edges_from(self, nodes: Collection[str], limit: int) -> Sequence[Edge]:
+        """Return edges that start at any of these, 1,000 at most, in order."""
+
+    def edges_to(self, nodes: Collection[str], limit: int) -> Sequence[Edge]:
+        """Return edges that lead to any of these, 1,000 at most, in order."""
+
+
+class ModelsTx(CatalogTx, VersionRows, AliasRows, LineageRows, Protocol):
+    """The catalog's transaction with the model registry's rows."""
+
+
+class ModelsCatalog(Protocol):
+    """`ociserver.ports.Catalog`, whose transactions have these rows."""
+
+    async def read(self, work: Callable[[ModelsTx], T]) -> T:
+        """Run `work` on one snapshot. Raises Unavailable."""
+
+    async def write(self, work: Callable[[ModelsTx], T], *, in_turn: bool = False) -> T:
+        """Run `work` alone, and durably; `in_turn` where it records an event of the audit.
+
+        Raises StorageFull, Unavailable, and what `work` does.
+        """
+
+    def generation(self, repository: RepositoryName) -> int:
+        """Return a number that differs once something of the repository moved."""

@@ -1,0 +1,214 @@
+"""Aliases, gates and approvals in SQL. `ports.AliasRows`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Row, bindparam, delete, func, insert, select
+
+from mlext.records import Alias, AliasMove, Approval
+from mlext.storage.schema import alias, alias_move, approval, gate, idempotent_answer
+from ociserver.refs import Digest, RepositoryName, Tag
+from ociserver.storage.transaction import SqlTransaction, repository_named
+
+_alias_named = select(alias).where(
+    alias.c.repository_id == repository_named, alias.c.name == bindparam("alias")
+)
+_new_move = insert(alias_move)
+_moves = select(alias_move).where(
+    alias_move.c.repository_id == repository_named, alias_move.c.name == bindparam("alias")
+)
+_move_at = (
+    _moves.where(alias_move.c.at <= bindparam("until")).order_by(alias_move.c.move.desc()).limit(1)
+)
+# What an alias pointed at until its next move took it away: `later` is that move.
+_later = alias_move.alias("later")
+_pointed = (
+    select(alias_move.c.name, func.max(_later.c.at).label("until"))
+    .join(
+        _later,
+        (_later.c.repository_id == alias_move.c.repository_id)
+        & (_later.c.name == alias_move.c.name)
+        & (_later.c.move == alias_move.c.move + 1),
+    )
+    .where(
+        alias_move.c.repository_id == repository_named,
+        alias_move.c.digest == bindparam("digest"),
+        _later.c.at >= bindparam("since"),
+    )
+    .group_by(alias_move.c.name)
+    .order_by(alias_move.c.name)
+)
+# The move after which an alias has pointed at nothing but the version.
+_else = alias_move.alias("elsewhere")
+_other = (
+    select(func.max(_else.c.move))
+    .where(
+        _else.c.repository_id == alias.c.repository_id,
+        _else.c.name == alias.c.name,
+        _else.c.number != alias.c.number,
+    )
+    .correlate(alias)
+    .scalar_subquery()
+)
+_stints = (
+    select(alias.c.name, func.min(alias_move.c.at).label("since"))
+    .join(
+        alias_move,
+        (alias_move.c.repository_id == alias.c.repository_id)
+        & (alias_move.c.name == alias.c.name)
+        & (alias_move.c.move > func.coalesce(_other, 0)),
+    )
+    .where(alias.c.repository_id == repository_named, alias.c.number == bindparam("number"))
+    .group_by(alias.c.name)
+)
+
+
+class AliasSql(SqlTransaction):
+    """`ports.AliasRows`."""
+
+    def alias(self, name: RepositoryName, of: Tag) -> Alias | None:
+        row = self._db.execute(_alias_named, {"repository": name, "alias": of}).one_or_none()
+        return _as_alias(name, row) if row else None
+
+    def aliases(self, name: RepositoryName, number: int | None = None) -> Sequence[Alias]:
+        found = select(alias).where(alias.c.repository_id == repository_named)
+        if number is not None:
+            found = found.where(alias.c.number == number)
+        rows = self._db.execute(found.order_by(alias.c.name), {"repository": name})
+        return [_as_alias(name, row) for row in rows]
+
+    def put_alias(self, value: Alias, from_number: int | None) -> None:
+        row: dict[str, Any] = {
+            "repository_id": self._repository_id(value.model),
+            "name": value.name,
+            "number": value.number,
+            "digest": value.digest,
+            "reason": value.reason,
+        }
+        last = {"updated_at": value.updated_at, "updated_by": value.updated_by}
+        self._put(alias, [{**row, **last, "moves": value.moves}])
+        made = {"move": value.moves, "at": value.updated_at, "by": value.updated_by}
+        self._db.execute(_new_move, {**row, **made, "from_number": from_number})
+        self.changed.add(value.model)
+
+    def alias_moves(
+        self, name: RepositoryName, of: Tag, before: int | None, limit: int
+    ) -> Sequence[AliasMove]:
+        found = _moves.order_by(alias_move.c.move.desc()).limit(limit)
+        if before is not None:
+            found = found.where(alias_move.c.move < before)
+        rows = self._db.execute(found, {"repository": name, "alias": of})
+        return [_as_move(row) for row in rows]
+
+    def alias_at(self, name: RepositoryName, of: Tag, at: float) -> AliasMove | None:
+        where = {"repository": name, "alias": of, "until": at}
+        row = self._db.execute(_move_at, where).one_or_none()
+        return _as_move(row) if row else None
+
+    def retained(self, name: RepositoryName, digest: Digest, since: float) -> Sequence[str]:
+        where = {"repository": name, "digest": digest}
+        now = self._db.execute(
+            select(alias.c.name)
+            .where(alias.c.repository_id == repository_named, alias.c.digest == digest)
+            .order_by(alias.c.name),
+            {"repository": name},
+        ).scalars()
+        said = [f"alias {each} points at it" for each in now]
+        before = self._db.execute(_pointed, {**where, "since": since})
+        return said + [f"alias {row.name} pointed at it and may be rolled back" for row in before]
+
+    def has_stood(self, name: RepositoryName, of: Tag, number: int) -> bool:
+        found = _moves.where(alias_move.c.number == number).limit(1)
+        return self._db.execute(found, {"repository": name, "alias": of}).first() is not None
+
+    def stints(self, name: RepositoryName, number: int) -> Mapping[Tag, float]:
+        rows = self._db.execute(_stints, {"repository": name, "number": number})
+        return {Tag(row.name): row.since for row in rows}
+
+    def gates(self) -> Mapping[str, bytes]:
+        rows = self._db.execute(select(gate.c.id, gate.c.body).order_by(gate.c.id))
+        return {row.id: row.body for row in rows}
+
+    def put_gate(self, gate_id: str, body: bytes, by: str, now: float) -> None:
+        self._put(gate, [{"id": gate_id, "body": body, "updated_by": by, "updated_at": now}])
+
+    def drop_gate(self, gate_id: str) -> bool:
+        return self._db.execute(delete(gate).where(gate.c.id == gate_id)).rowcount > 0
+
+    def put_approval(self, name: RepositoryName, value: Approval) -> None:
+        row = {
+            "repository_id": self._repository_id(name),
+            "number": value.number,
+            "alias": value.alias,
+            "by": value.by,
+            "at": value.at,
+            "comment": value.comment,
+        }
+        self._put(approval, [row])
+
+    def drop_approval(self, name: RepositoryName, number: int, of: Tag, by: str) -> bool:
+        gone = delete(approval).where(
+            approval.c.repository_id == repository_named,
+            approval.c.number == number,
+            approval.c.alias == of,
+            approval.c.by == by,
+        )
+        return self._db.execute(gone, {"repository": name}).rowcount > 0
+
+    def approvals(
+        self, name: RepositoryName, number: int, of: Tag | None = None
+    ) -> Sequence[Approval]:
+        found = select(approval).where(
+            approval.c.repository_id == repository_named, approval.c.number == number
+        )
+        if of is not None:
+            found = found.where(approval.c.alias == of)
+        ordered = found.order_by(approval.c.at, approval.c.by)
+        rows = self._db.execute(ordered, {"repository": name})
+        return [
+            Approval(number=row.number, alias=Tag(row.alias), by=row.by, at=row.at,
+                     comment=row.comment)
+            for row in rows
+        ]  # fmt: skip
+
+    def kept_answer(self, by: str, key: str) -> tuple[str, bytes] | None:
+        found = select(idempotent_answer.c.request, idempotent_answer.c.answer).where(
+            idempotent_answer.c.by == by, idempotent_answer.c.key == key
+        )
+        row = self._db.execute(found).one_or_none()
+        return (row.request, row.answer) if row else None
+
+    def keep_answer(self, by: str, key: str, request: str, answer: bytes, now: float) -> None:
+        row = {"by": by, "key": key, "request": request, "answer": answer, "at": now}
+        self._put(idempotent_answer, [row])
+
+    def drop_answers(self, before: float) -> None:
+        self._db.execute(delete(idempotent_answer).where(idempotent_answer.c.at < before))
+
+
+def _as_alias(model: RepositoryName, row: Row[Any]) -> Alias:
+    return Alias(
+        model=model,
+        name=Tag(row.name),
+        number=row.number,
+        digest=Digest(row.digest),
+        moves=row.moves,
+        updated_at=row.updated_at,
+        updated_by=row.updated_by,
+        reason=row.reason,
+    )
+
+
+def _as_move(row: Row[Any]) -> AliasMove:
+    return AliasMove(
+        name=Tag(row.name),
+        move=row.move,
+        at=row.at,
+        by=row.by,
+        reason=row.reason,
+        from_number=row.from_number,
+        number=row.number,
+        digest=Digest(row.digest),
+    )

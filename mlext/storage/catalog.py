@@ -1,0 +1,9 @@
+"""The model registry's SQL, put together: what the catalog's transactions get beside their own."""
+
+from __future__ import annotations
+
+from mlext.storage.aliases import AliasSql
+from mlext.storage.lineage import LineageSql
+from mlext.storage.versions import VersionSql
+
+ROWS = (VersionSql, AliasSql, LineageSql)

@@ -1,0 +1,83 @@
+"""`Admission` of the model registry: what pushes and deletes of OCI clients mean for models.
+
+A manifest that says of itself what it is becomes a version; a tag that is an alias moves by the
+rules of aliases; what an alias needs is not taken away.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+from mlext import aliases, versions
+from mlext.acts import Act, now
+from mlext.documents import annotated
+from mlext.errors import DocumentInvalid, Retained, TagProtected
+from mlext.ports import ModelsTx
+from ociserver.admission import Author
+from ociserver.auth.rules import Action
+from ociserver.content import Manifest
+from ociserver.errors import ManifestInvalid
+from ociserver.ports import CatalogTx, StoredManifest
+from ociserver.refs import Digest, RepositoryName, Tag
+
+
+class Warden:
+    """`ociserver.admission.Admission`. `history` is for how many seconds what an alias pointed at
+    stays for a rollback.
+    """
+
+    def __init__(self, *, history: float = math.inf) -> None:
+        self._history = history
+
+    def pushed(
+        self,
+        tx: CatalogTx,
+        repository: RepositoryName,
+        stored: StoredManifest,
+        view: Manifest,
+        by: Author,
+    ) -> None:
+        """Register a manifest with `io.lading.*` annotations; one that is a version stays it."""
+        try:
+            asked = annotated(stored.digest, view.annotations)
+        except DocumentInvalid as error:
+            raise ManifestInvalid(f"this push would register a version: {error.message}") from error
+        if asked is None:
+            return
+        rows = cast("ModelsTx", tx)
+        if rows.version_of(repository, stored.digest) is not None:
+            return
+        act = Act(rows, by)
+        act.require(Action.REGISTER, repository)
+        versions.register(act, repository, asked)
+
+    def tag_moves(
+        self, tx: CatalogTx, repository: RepositoryName, tag: Tag, digest: Digest, by: Author
+    ) -> None:
+        """Have a push onto an alias be a move of it."""
+        aliases.pushed_onto(Act(cast("ModelsTx", tx), by), repository, tag, digest)
+
+    def tag_goes(self, tx: CatalogTx, repository: RepositoryName, tag: Tag, by: Author) -> None:  # noqa: ARG002 - nobody may
+        """Leave aliases and tags of versions where they are."""
+        rows = cast("ModelsTx", tx)
+        if rows.alias(repository, tag) is not None:
+            raise TagProtected(f"{tag} is an alias of {repository}: it is moved, not deleted")
+        number = int(tag[1:]) if tag[1:].isdecimal() and len(tag) < 10 else 0  # noqa: PLR2004
+        if number and tag == versions.version_tag(number) and rows.version(repository, number):
+            raise TagProtected(f"{tag} is version {number} of {repository}, which stays")
+
+    def manifest_goes(
+        self,
+        tx: CatalogTx,
+        repository: RepositoryName,
+        digest: Digest,
+        by: Author,  # noqa: ARG002 - nobody may
+    ) -> None:
+        """Keep what an alias points at, or pointed at within its kept history."""
+        since = now() - self._history
+        reasons = cast("ModelsTx", tx).retained(repository, digest, since)
+        if reasons:
+            raise Retained(
+                f"{digest} is needed: {'; '.join(reasons)}", detail={"reasons": list(reasons)}
+            )

@@ -1,0 +1,243 @@
+"""Aliases: the handlers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from mlext import aliases, documents, versions
+from mlext.acts import Act, act, now
+from mlext.aliases import Move, parse_alias
+from mlext.documents import document
+from mlext.errors import AliasUnknown, DocumentInvalid, KeyReused
+from mlext.ports import ModelsCatalog, ModelsTx
+from mlext.records import Alias
+from mlext.web.answers import Holding, held, shown
+from mlext.web.versions import parse_number
+from ociserver.auth.rules import Action
+from ociserver.errors import Unavailable
+from ociserver.extension import House, author_of
+from ociserver.fresh import FreshCache
+from ociserver.refs import RepositoryName, Tag, parse_name
+
+_MOVE = frozenset(("version", "reason", "expected_version"))
+_MOVES = frozenset(("moves", "reason"))
+_ONE_OF_MOVES = frozenset(("alias", "version", "expected_version"))
+_APPROVAL = frozenset(("alias", "comment"))
+_MOST_MOVES = 50
+_HISTORY = 100
+_KEY_MAX = 200
+_RESOLVED_BYTES = 200
+
+
+class AliasDoors:
+    """Handlers of aliases and approvals."""
+
+    def __init__(
+        self,
+        house: House,
+        catalog: ModelsCatalog,
+        holding: Holding,
+        resolved: FreshCache[tuple[str, str], Alias],
+    ) -> None:
+        self._house = house
+        self._catalog = catalog
+        self._holding = holding
+        self._resolved = resolved
+
+    async def aliases(self, request: Request) -> Response:
+        """List the aliases of a model."""
+        name = parse_name(request.path_params["name"])
+
+        def read(tx: ModelsTx) -> Sequence[Alias]:
+            versions.the_model(tx, name)
+            return tx.aliases(name)
+
+        found = await self._catalog.read(read)
+        return shown({"aliases": [each.shown() for each in found]})
+
+    async def alias(self, request: Request) -> Response:
+        """Resolve an alias, now or as of a past moment."""
+        name, alias = _place(request)
+        if (at := request.query_params.get("at")) is not None:
+            return await self._as_of(name, alias, at)
+
+        async def read() -> Alias:
+            return await self._catalog.read(lambda tx: aliases.the_alias(tx, name, alias))
+
+        key = (name, alias)
+        warning = {}
+        try:
+            found = await self._resolved.get_or_read(key, name, read, lambda _: _RESOLVED_BYTES)
+        except Unavailable:
+            if (kept := self._resolved.stale(key)) is None:
+                raise
+            found = kept
+            warning = {"Warning": '299 - "stale: the catalog is out of reach"'}
+        body = json.dumps(found.shown(), ensure_ascii=False).encode()
+        answer = held(request, body, self._holding.moment(name), found.etag)
+        answer.headers.update(warning)
+        return answer
+
+    async def _as_of(self, name: RepositoryName, alias: Tag, at: str) -> Response:
+        moment = documents.parse_moment(at, "at")
+        found = await self._catalog.read(lambda tx: tx.alias_at(name, alias, moment))
+        if found is None:
+            raise AliasUnknown(f"{name} had no alias {alias} at {at}")
+        return shown(
+            {
+                "alias": alias,
+                "version": found.number,
+                "artifact_digest": found.digest,
+                "updated_by": found.by,
+                "updated_at": found.shown()["at"],
+                "reason": found.reason,
+                "at": at,
+            }
+        )
+
+    async def move(self, request: Request) -> Response:
+        """Move one alias."""
+        name, alias = _place(request)
+        body = await self._house.body(request)
+        found = document(body, _MOVE)
+        asked = _move(alias, found, request.headers.get("if-match"))
+        reason = documents.text(found, "reason")
+        moved = await self._move(request, name, [asked], reason, body)
+        etag = moved[0]["etag"]
+        return shown(moved[0]["alias"], ETag=str(etag))
+
+    async def move_several(self, request: Request) -> Response:
+        """Move several aliases of a model, all or none."""
+        name = parse_name(request.path_params["name"])
+        body = await self._house.body(request)
+        found = document(body, _MOVES)
+        entries = found.get("moves")
+        if not isinstance(entries, list) or not 0 < len(entries) <= _MOST_MOVES:
+            raise DocumentInvalid(f"moves is a list of 1 to {_MOST_MOVES} moves")
+        asked = []
+        for each in entries:
+            if not isinstance(each, dict):
+                raise DocumentInvalid("a move is a JSON object")
+            documents.refuse_unknown(each, _ONE_OF_MOVES, "a move")
+            asked.append(_move(parse_alias(documents.text(each, "alias")), each, None))
+        if len({each.alias for each in asked}) < len(asked):
+            raise DocumentInvalid("an alias is moved once at a time")
+        moved = await self._move(request, name, asked, documents.text(found, "reason"), body)
+        return shown({"aliases": [each["alias"] for each in moved]})
+
+    async def _move(
+        self,
+        request: Request,
+        name: RepositoryName,
+        asked: Sequence[Move],
+        reason: str,
+        body: bytes,
+    ) -> list[dict[str, Any]]:
+        by, key = author_of(request), _idempotency_key(request)
+        marks = f"{request.method} {request.url.path} {request.headers.get('if-match')}\n"
+        mark = hashlib.sha256(marks.encode() + body).hexdigest()
+
+        def work(doing: Act) -> list[dict[str, Any]]:
+            tx = doing.tx
+            if key and (kept := tx.kept_answer(by.name, key)):
+                if kept[0] != mark:
+                    raise KeyReused("this Idempotency-Key came before, with another request")
+                answered: list[dict[str, Any]] = json.loads(kept[1])
+                return answered
+            moved = aliases.move(doing, name, asked, reason)
+            answer = [{"alias": each.shown(), "etag": each.etag} for each in moved]
+            if key:
+                tx.keep_answer(by.name, key, mark, json.dumps(answer).encode(), doing.at)
+            return answer
+
+        return await act(self._catalog, by, work)
+
+    async def history(self, request: Request) -> Response:
+        """List the moves of an alias, the latest first."""
+        name, alias = _place(request)
+        before = request.query_params.get("cursor")
+        first = parse_number(before) if before else None
+
+        def read(tx: ModelsTx) -> dict[str, object]:
+            aliases.the_alias(tx, name, alias)
+            found = tx.alias_moves(name, alias, first, _HISTORY + 1)
+            more = len(found) > _HISTORY
+            return {
+                "moves": [each.shown() for each in found[:_HISTORY]],
+                "next_cursor": str(found[_HISTORY - 1].move) if more else None,
+            }
+
+        return shown(await self._catalog.read(read))
+
+    async def check(self, request: Request) -> Response:
+        """Say of every condition whether a version meets it, and move nothing."""
+        name, alias = _place(request)
+        number = parse_number(request.query_params.get("version", ""))
+        by = author_of(request)
+
+        def read(tx: ModelsTx) -> dict[str, object]:
+            version = versions.the_version(tx, name, number)
+            verdict = aliases.verdict_on(tx, version, alias, by, now())
+            return {
+                "model": name,
+                "alias": alias,
+                "version": number,
+                "may_promote": by.may(Action.PROMOTE, name, alias),
+                **verdict.to_json(),
+            }
+
+        return shown(await self._catalog.read(read))
+
+    async def approvals(self, request: Request) -> Response:
+        """List who approves of a version, under each alias or the one asked for."""
+        name = parse_name(request.path_params["name"])
+        number = parse_number(request.path_params["number"])
+
+        def read(tx: ModelsTx) -> dict[str, object]:
+            versions.the_version(tx, name, number)
+            found = tx.approvals(name, number)
+            return {"approvals": [each.shown() for each in found]}
+
+        return shown(await self._catalog.read(read))
+
+    async def approve(self, request: Request) -> Response:
+        """Approve of a version under an alias."""
+        name = parse_name(request.path_params["name"])
+        number = parse_number(request.path_params["number"])
+        found = document(await self._house.body(request), _APPROVAL)
+        alias = parse_alias(documents.text(found, "alias"))
+        comment = documents.text(found, "comment")
+        given = await act(
+            self._catalog,
+            author_of(request),
+            lambda doing: aliases.approve(doing, name, number, alias, comment),
+        )
+        return shown(given.shown(), 201)
+
+
+def _place(request: Request) -> tuple[RepositoryName, Tag]:
+    return parse_name(request.path_params["name"]), parse_alias(request.path_params["alias"])
+
+
+def _move(alias: Tag, found: Mapping[str, Any], if_match: str | None) -> Move:
+    number = documents.whole(found, "version")
+    if not number:
+        raise DocumentInvalid("version is the number of the version to move it to")
+    expected = documents.whole(found, "expected_version")
+    etag = if_match.strip() if if_match is not None else None
+    return Move(alias=alias, number=number, expected=expected, etag=etag)
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not key.isprintable() or not key.isascii() or not 0 < len(key) <= _KEY_MAX:
+        raise DocumentInvalid(f"Idempotency-Key is 1 to {_KEY_MAX} printable characters")
+    return key

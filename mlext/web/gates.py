@@ -1,0 +1,79 @@
+"""Gates: the handlers."""
+
+from __future__ import annotations
+
+import json
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from mlext import documents
+from mlext.acts import Act, act
+from mlext.errors import DocumentInvalid, GateUnknown
+from mlext.gates import parse_gate
+from mlext.ports import ModelsCatalog
+from mlext.web.answers import shown
+from ociserver.extension import House, author_of
+
+
+class GateDoors:
+    """Handlers of gates."""
+
+    def __init__(self, house: House, catalog: ModelsCatalog) -> None:
+        self._house = house
+        self._catalog = catalog
+
+    async def gates(self, _request: Request) -> Response:
+        """List all gates."""
+        found = await self._catalog.read(lambda tx: tx.gates())
+        return shown({"gates": [_shown(each, body) for each, body in found.items()]})
+
+    async def gate(self, request: Request) -> Response:
+        """Return a gate."""
+        gate_id = _gate_id(request)
+        found = await self._catalog.read(lambda tx: tx.gates().get(gate_id))
+        if found is None:
+            raise GateUnknown(f"there is no gate {gate_id}")
+        return shown(_shown(gate_id, found))
+
+    async def put(self, request: Request) -> Response:
+        """Set a gate up, or change it."""
+        gate_id, by = _gate_id(request), author_of(request)
+        document = documents.parsed(await self._house.body(request), "the body")
+        if isinstance(document, dict):
+            document = {"name": gate_id, **document}
+        kept = json.dumps(parse_gate(document).to_json()).encode()
+
+        def work(doing: Act) -> None:
+            was = doing.tx.gates().get(gate_id)
+            doing.tx.put_gate(gate_id, kept, by.name, doing.at)
+            before = json.loads(was) if was else None
+            doing.note("gate", gate_id, {"from": before, "to": json.loads(kept)})
+
+        await act(self._catalog, by, work)
+        return shown(_shown(gate_id, kept))
+
+    async def drop(self, request: Request) -> Response:
+        """Take a gate away."""
+        gate_id = _gate_id(request)
+
+        def work(doing: Act) -> None:
+            was = doing.tx.gates().get(gate_id)
+            if was is None:
+                raise GateUnknown(f"there is no gate {gate_id}")
+            doing.tx.drop_gate(gate_id)
+            doing.note("gate", gate_id, {"from": json.loads(was), "to": None})
+
+        await act(self._catalog, author_of(request), work)
+        return Response(status_code=204)
+
+
+def _gate_id(request: Request) -> str:
+    found = documents.identifier(request.path_params, "gate_id")
+    if not found:
+        raise DocumentInvalid("a gate has an id")
+    return found
+
+
+def _shown(gate_id: str, body: bytes) -> dict[str, object]:
+    return {"id": gate_id, **json.loads(body)}

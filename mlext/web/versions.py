@@ -1,0 +1,146 @@
+"""Models, their versions, and what is said of these: the handlers."""
+
+from __future__ import annotations
+
+import uuid
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from mlext import documents, versions
+from mlext.acts import act, now
+from mlext.documents import document
+from mlext.errors import DocumentInvalid, VersionUnknown
+from mlext.ports import ModelsCatalog, ModelsTx
+from mlext.records import Evaluation, Model, rfc3339
+from mlext.web.answers import Holding, held, shown
+from ociserver.auth.rules import Action
+from ociserver.extension import House, author_of
+from ociserver.refs import RepositoryName, parse_name, shortened
+
+_ABOUT = frozenset(("owner", "task", "description"))
+_EVALUATION = frozenset(("metrics", "dataset"))
+_PAGE = 100
+_DIGITS = 9
+
+
+class VersionDoors:
+    """Handlers of models and versions."""
+
+    def __init__(self, house: House, catalog: ModelsCatalog, holding: Holding) -> None:
+        self._house = house
+        self._catalog = catalog
+        self._holding = holding
+
+    async def models(self, request: Request) -> Response:
+        """List the models that the caller may see, by name."""
+        may = author_of(request).may
+        last = request.query_params.get("cursor", "")
+        found: list[Model] = []
+        while len(found) < _PAGE:
+            page = await self._catalog.read(lambda tx: tx.models(last, _PAGE))  # noqa: B023 - awaited at once
+            found += [each for each in page if may(Action.PULL, each.name, None)]
+            if len(page) < _PAGE:
+                break
+            last = page[-1].name
+        more = len(found) >= _PAGE
+        page = found[:_PAGE]
+        return shown(
+            {
+                "models": [_model(each) for each in page],
+                "next_cursor": page[-1].name if more else None,
+            }
+        )
+
+    async def model(self, request: Request) -> Response:
+        """Return what is said of a model, and its aliases."""
+        name = _name(request)
+
+        def read(tx: ModelsTx) -> dict[str, object]:
+            found = versions.the_model(tx, name)
+            aliases = {each.name: each.number for each in tx.aliases(name)}
+            return {**_model(found), "aliases": aliases}
+
+        return shown(await self._catalog.read(read))
+
+    async def describe(self, request: Request) -> Response:
+        """Change what is said of a model."""
+        name, by = _name(request), author_of(request)
+        found = document(await self._house.body(request), _ABOUT)
+        said = {key: documents.text(found, key) for key in found}
+        following = await act(self._catalog, by, lambda doing: versions.describe(doing, name, said))
+        return shown(_model(following))
+
+    async def register(self, request: Request) -> Response:
+        """Register a version of an artifact that was pushed."""
+        name, by = _name(request), author_of(request)
+        asked = documents.registration(await self._house.body(request))
+        made = await act(self._catalog, by, lambda doing: versions.register(doing, name, asked))
+        answer = {"version": made.number, "version_id": made.id, "status": "registered"}
+        return shown(answer, 201, Location=f"/v1/models/{name}/versions/{made.number}")
+
+    async def version(self, request: Request) -> Response:
+        """Return a version, as it is for good."""
+        name, number = _name(request), _number(request)
+        found = await self._catalog.read(lambda tx: versions.the_version(tx, name, number))
+        return held(request, found.body, self._holding.immutable(name), f'"{found.id}"')
+
+    async def evaluations(self, request: Request) -> Response:
+        """Return what was measured of a version since it was registered."""
+        name, number = _name(request), _number(request)
+
+        def read(tx: ModelsTx) -> dict[str, object]:
+            version = versions.the_version(tx, name, number)
+            found = tx.evaluations(name, number)
+            return {
+                "version": number,
+                "metrics": versions.known_metrics(version, found),
+                "evaluations": [each.shown() for each in found],
+            }
+
+        return shown(await self._catalog.read(read))
+
+    async def evaluate(self, request: Request) -> Response:
+        """Record metrics that were measured since."""
+        name, number, by = _name(request), _number(request), author_of(request)
+        found = document(await self._house.body(request), _EVALUATION)
+        given = Evaluation(
+            id=f"ev_{uuid.uuid4().hex}",
+            number=number,
+            at=now(),
+            by=by.name,
+            dataset=documents.text(found, "dataset"),
+            metrics=documents.metrics(found.get("metrics")),
+        )
+        if not given.metrics:
+            raise DocumentInvalid("an evaluation has metrics")
+        await act(self._catalog, by, lambda doing: versions.evaluate(doing, name, given))
+        return shown(given.shown(), 201)
+
+
+def _model(found: Model) -> dict[str, object]:
+    return {
+        "model": found.name,
+        "owner": found.owner,
+        "task": found.task,
+        "description": found.description,
+        "latest_version": found.last_number,
+        "created_at": rfc3339(found.created_at),
+        "updated_at": rfc3339(found.updated_at),
+        "updated_by": found.updated_by,
+    }
+
+
+def _name(request: Request) -> RepositoryName:
+    return parse_name(request.path_params["name"])
+
+
+def _number(request: Request) -> int:
+    return parse_number(request.path_params["number"])
+
+
+def parse_number(text: str) -> int:
+    """Return the number of a version. Raises VersionUnknown: no other text is one."""
+    if not text.isascii() or not text.isdecimal() or len(text) > _DIGITS:
+        raise VersionUnknown(f"{shortened(text)!r} is not the number of a version")
+    return int(text)

@@ -1,0 +1,89 @@
+"""What an extension is to the registry: rows in its catalog, a say in what changes, and routes.
+
+It is named by import string, so that nothing here knows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from importlib import import_module
+from typing import Any, Protocol
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ociserver.admission import Admission, Author
+from ociserver.auth.rules import Action
+from ociserver.ports import Catalog, Presign
+from ociserver.registry import RegistryReader
+from ociserver.settings import Settings
+
+_EXTENSION = "mlext.extension:Models"
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class For(Enum):
+    """Whom a method is for where it needs no right in a repository."""
+
+    ANYONE = "anyone"
+    STRANGERS = "anyone, at a bounded rate"
+    THE_KNOWN = "those who say who they are"
+
+
+Doors = Mapping[str, tuple[Handler, Action | For]]
+# Path, the name its metrics go by, and what each method leads to.
+Place = tuple[str, str, Doors]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class House:
+    """What an extension may use of the registry.
+
+    `body` reads a request's body, in bounds; `is_public` tells of a repository whether anyone may
+    pull from it.
+    """
+
+    catalog: Catalog
+    reader: RegistryReader
+    presign: Presign | None
+    settings: Settings
+    body: Callable[[Request], Awaitable[bytes]]
+    is_public: Callable[[str], bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """An extension at work. `offers` is what `_oci/ext/discover` says of it; `background` is what
+    it does every so many seconds.
+    """
+
+    admission: Admission
+    places: Sequence[Place]
+    offers: Sequence[Mapping[str, Any]] = ()
+    background: Sequence[tuple[float, Callable[[], Awaitable[None]]]] = ()
+
+
+class Extension(Protocol):
+    """What the import string names is a class of it."""
+
+    # Row methods that the catalog's transactions get, as mixins of `storage.SqlTransaction`.
+    rows: Sequence[type]
+
+    def open(self, house: House) -> Opened:
+        """Begin to work, inside a running event loop."""
+
+
+def load() -> Extension:
+    """Return the extension that this distribution has."""
+    module, _, name = _EXTENSION.partition(":")
+    found: Extension = getattr(import_module(module), name)()
+    return found
+
+
+def author_of(request: Request) -> Author:
+    """Return who was admitted, as one who may change something."""
+    author: Author = request.scope["lading.author"]
+    return author

@@ -1,0 +1,177 @@
+# Aliases: a move is a comparison and a swap, by whatever door, and what was is still known.
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tests.mlext.models import Modelling
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+@pytest.fixture
+def model(models: Modelling) -> str:
+    """A model of three versions."""
+    name = models.name()
+    for _ in range(3):
+        models.register(name)
+    return name
+
+
+def test_an_alias_is_a_tag_for_every_client(models: Modelling, model: str) -> None:
+    moved = models.promote(model, "prod", 1)
+    assert moved.status_code == 200, moved.text
+    assert moved.json()["version"] == 1
+    assert models.digest_at(model, "prod") == moved.json()["artifact_digest"]
+    found = models.client.get(f"/v1/models/{model}/aliases/prod")
+    assert found.json() == moved.json()
+    assert found.headers["cache-control"] == "public, max-age=10"
+    assert found.headers["etag"] == moved.headers["etag"]
+    held = {"If-None-Match": found.headers["etag"]}
+    assert models.client.get(f"/v1/models/{model}/aliases/prod", headers=held).status_code == 304
+
+
+def test_a_move_back_is_the_same_call(models: Modelling, model: str) -> None:
+    first = models.promote(model, "prod", 1).json()["artifact_digest"]
+    second = models.promote(model, "prod", 2, expected_version=1).json()["artifact_digest"]
+    assert models.digest_at(model, "prod") == second
+    assert models.promote(model, "prod", 1, expected_version=2).status_code == 200
+    assert models.digest_at(model, "prod") == first
+    moves = models.client.get(f"/v1/models/{model}/aliases/prod/history").json()["moves"]
+    assert [(each["from_version"], each["version"]) for each in moves] == [
+        (2, 1), (1, 2), (None, 1),
+    ]  # fmt: skip
+
+
+def test_who_expects_it_elsewhere_is_told_where_it_stands(models: Modelling, model: str) -> None:
+    models.promote(model, "prod", 2)
+    refused = models.promote(model, "prod", 3, expected_version=1)
+    assert refused.status_code == 409
+    assert refused.json()["code"] == "alias_elsewhere"
+    assert refused.json()["data"]["version"] == 2
+    assert models.promote(model, "fresh", 3, expected_version=1).status_code == 409
+    assert models.promote(model, "fresh", 3, expected_version=0).status_code == 200
+
+
+def test_if_match_is_a_comparison_too(models: Modelling, model: str) -> None:
+    etag = models.promote(model, "prod", 1).headers["etag"]
+    place = f"/v1/models/{model}/aliases/prod"
+    document = {"version": 2, "reason": ""}
+    moved = models.client.put(place, json=document, headers={"If-Match": etag})
+    assert moved.status_code == 200
+    # Back on version 1 it is another state than the one the client saw.
+    models.promote(model, "prod", 1)
+    late = models.client.put(place, json=document, headers={"If-Match": etag})
+    assert late.status_code == 409
+
+
+def test_several_aliases_move_together_or_not_at_all(models: Modelling, model: str) -> None:
+    models.promote(model, "blue", 1)
+    models.promote(model, "green", 2)
+    place = f"/v1/models/{model}/aliases"
+    swap = [
+        {"alias": "blue", "version": 2, "expected_version": 1},
+        {"alias": "green", "version": 1, "expected_version": 2},
+    ]
+    done = models.client.post(place, json={"moves": swap, "reason": "swap"})
+    assert done.status_code == 200, done.text
+    assert [each["version"] for each in done.json()["aliases"]] == [2, 1]
+    # Once more it fits no longer: the second would, and stays where it is.
+    half = [swap[0], {"alias": "green", "version": 3}]
+    assert models.client.post(place, json={"moves": half}).status_code == 409
+    shown = models.client.get(place).json()["aliases"]
+    assert {each["alias"]: each["version"] for each in shown} == {"blue": 2, "green": 1}
+
+
+def test_a_request_sent_twice_moves_once(models: Modelling, model: str) -> None:
+    place, key = f"/v1/models/{model}/aliases/prod", {"Idempotency-Key": models.name()}
+    document = {"version": 1, "reason": "x", "expected_version": 0}
+    first = models.client.put(place, json=document, headers=key)
+    again = models.client.put(place, json=document, headers=key)
+    assert (first.status_code, again.status_code) == (200, 200)
+    assert first.json() == again.json()
+    other = models.client.put(place, json={**document, "version": 2}, headers=key)
+    assert other.status_code == 409
+    assert other.json()["code"] == "key_reused"
+
+
+def test_any_past_moment_can_be_asked_for(models: Modelling, model: str) -> None:
+    before = now()
+    models.promote(model, "prod", 1)
+    between = now()
+    models.promote(model, "prod", 2)
+    after = now()
+    place = f"/v1/models/{model}/aliases/prod"
+
+    def at(moment: str) -> int | None:
+        answer = models.client.get(place, params={"at": moment})
+        return answer.json()["version"] if answer.status_code == 200 else None
+
+    assert [at(before), at(between), at(after)] == [None, 1, 2]
+    moved = models.client.get(f"{place}/history").json()["moves"][0]["at"]
+    exactly = datetime.fromisoformat(moved)
+    assert at(moved) == 2
+    assert at((exactly - timedelta(microseconds=1)).isoformat()) == 1
+    for bad in ("yesterday", "2026-11-25", "2026-11-25T03:00:00", ""):
+        assert models.client.get(place, params={"at": bad}).status_code == 400
+
+
+def test_a_push_onto_an_alias_is_a_move(models: Modelling, model: str) -> None:
+    models.promote(model, "prod", 1)
+    # No version: it would put bytes into production that nobody registered.
+    refused = models.push(model, "prod")
+    assert refused.status_code == 409, refused.text
+    pushed = models.push(model, "prod", **{"io.lading.framework": "pytorch"})
+    assert pushed.status_code == 201, pushed.text
+    shown = models.client.get(f"/v1/models/{model}/aliases/prod").json()
+    assert shown["version"] == 4
+    assert shown["reason"] == "pushed"
+    assert models.client.delete(f"/v2/{model}/manifests/prod").status_code == 409
+
+
+def test_what_an_alias_needs_is_not_deleted(models: Modelling, model: str) -> None:
+    models.promote(model, "prod", 1)
+    models.promote(model, "prod", 2)
+    for number, reason in ((1, "rolled back"), (2, "points at it")):
+        digest = models.digest_at(model, f"v{number}")
+        refused = models.client.delete(f"/v2/{model}/manifests/{digest}")
+        assert refused.status_code == 409
+        error = refused.json()["errors"][0]
+        assert reason in error["message"]
+        assert error["detail"]["reasons"]
+    third = models.digest_at(model, "v3")
+    assert models.client.delete(f"/v2/{model}/manifests/{third}").status_code == 202
+    assert models.promote(model, "prod", 3).status_code == 404
+    # The number is never given again, nor is what it was forgotten.
+    assert models.register(model) == 4
+    assert models.client.get(f"/v1/models/{model}/versions/3").json()["artifact_digest"] == third
+
+
+@pytest.mark.parametrize(
+    ("alias", "document", "status"),
+    [
+        ("v7", {"version": 1}, 400),
+        ("-x", {"version": 1}, 400),
+        ("prod", {"version": 99}, 404),
+        ("prod", {"version": "1"}, 400),
+        ("prod", {"version": 0}, 400),
+        ("prod", {"version": True}, 400),
+        ("prod", {"version": 1, "expected_version": -1}, 400),
+        ("prod", {"version": 1, "expect": 1}, 400),
+        ("prod", {}, 400),
+    ],
+)
+def test_a_bad_move_is_told_what_is_bad(
+    models: Modelling, model: str, alias: str, document: dict[str, object], status: int
+) -> None:
+    answer = models.client.put(f"/v1/models/{model}/aliases/{alias}", json=document)
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_an_alias_that_is_not_there_is_404(models: Modelling, model: str) -> None:
+    assert models.client.get(f"/v1/models/{model}/aliases/none").json()["code"] == "alias_unknown"
+    assert models.client.get("/v1/models/no/such/aliases/prod").status_code == 404
