@@ -272,13 +272,18 @@ def _lineage(found: object) -> tuple[tuple[str, str], ...]:
         if not isinstance(each, dict):
             raise DocumentInvalid('an entry of lineage is {"type": …, "target": …}')
         refuse_unknown(each, frozenset(("type", "target")), "an entry of lineage")
-        kind, target = text(each, "type"), text(each, "target")
-        if kind not in KINDS:
-            raise DocumentInvalid(
-                f"lineage: type {shortened(kind)!r} is unknown; known are: {', '.join(KINDS)}"
-            )
-        edges.append((kind, KINDS[kind](target)))
+        edges.append(edge(each))
     return tuple(edges)
+
+
+def edge(found: Mapping[str, Any]) -> tuple[str, Node]:
+    """Return (kind, node) of what something is said to have come from. Raises DocumentInvalid."""
+    kind, target = text(found, "type"), text(found, "target")
+    if kind not in KINDS:
+        raise DocumentInvalid(
+            f"lineage: type {shortened(kind)!r} is unknown; known are: {', '.join(KINDS)}"
+        )
+    return kind, KINDS[kind](target)
 
 
 def refuse_unknown(found: Mapping[str, Any], known: frozenset[str], where: str) -> None:

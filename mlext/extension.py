@@ -12,6 +12,7 @@ from mlext.warden import Warden
 from mlext.web.aliases import AliasDoors
 from mlext.web.answers import Holding
 from mlext.web.gates import GateDoors
+from mlext.web.lineage import LineageDoors
 from mlext.web.places import places
 from mlext.web.runs import RunDoors
 from mlext.web.versions import VersionDoors
@@ -57,6 +58,7 @@ class Models:
                 AliasDoors(house, catalog, holding, resolved),
                 RunDoors(house, catalog),
                 GateDoors(house, catalog),
+                LineageDoors(house, catalog),
             ),
             offers=_OFFERS,
             background=[(_FORGET_SECONDS, forget_answers)],

@@ -18,6 +18,7 @@ Node = str
 
 _COMMIT = re.compile(r"(?:(?P<where>[^\s@]{1,500})@)?(?P<commit>[0-9a-f]{40}|[0-9a-f]{64})")
 _DATASET = re.compile(r"[^\s\x00-\x1f@]{1,500}@(?P<version>[^\s\x00-\x1f@]{1,200})")
+_NODE_MAX = 800
 # What names another thing tomorrow, whatever the tool.
 _FLOATING = frozenset(
     ("latest", "main", "master", "head", "trunk", "dev", "develop", "nightly", "current", "newest",
@@ -94,7 +95,9 @@ def any_node(text: str) -> Node:
     """Return the node that a query names: a digest, `run:…`, `commit:…`, `dataset:…`, or a
     dataset or commit as runs name them. Raises DocumentInvalid.
     """
-    if text.startswith(("run:", "commit:", "dataset:")) and len(text) < 800:  # noqa: PLR2004
+    if text.startswith(("run:", "commit:", "dataset:")) and len(text) < _NODE_MAX:
+        if not text.isprintable():  # no node has such a name, and PostgreSQL takes no NUL
+            raise DocumentInvalid(f"{shortened(text)!r} names nothing")
         return text
     for reading in (artifact_of, code_of, dataset_of):
         try:

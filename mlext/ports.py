@@ -15,6 +15,7 @@ from mlext.records import (
     Evaluation,
     Model,
     ModelVersion,
+    PlacedVersion,
     Run,
 )
 from ociserver.ports import CatalogTx
@@ -130,19 +131,62 @@ class LineageRows(Protocol):
     def models_of_run(self, run_id: str) -> Sequence[RepositoryName]:
         """Return models with a version that the run made, 1,000 at most."""
 
-    def put_edges(self, source: str, edges: Sequence[tuple[str, str]], by: str, now: float) -> None:
-        """Record that the node came from others: (kind, node) of each. The same again is none."""
+    def put_edges(
+        self, source: str, edges: Sequence[tuple[str, str]], model: str, by: str, now: float
+    ) -> None:
+        """Record that the node came from others: (kind, node) of each. The same again is none.
+
+        `model` is where it is said, empty where a run says it.
+        """
+
+    def add_edge(self, edge: Edge, model: RepositoryName, by: str, now: float) -> bool:
+        """Record the edge; False where the same was said there before."""
 
     def replace_edges(
         self, source: str, edges: Sequence[tuple[str, str]], by: str, now: float
     ) -> None:
-        """Record that the node came from these, and from nothing else."""
+        """Record that the run came from these, and from nothing else."""
 
-    def edges_from(self, nodes: Collection[str], limit: int) -> Sequence[Edge]:
-        """Return edges that start at any of these, 1,000 at most, in order."""
+    def edge_models(self, nodes: Collection[str], *, upstream: bool) -> Sequence[RepositoryName]:
+        """Return models, 10,000 at most, by which edges at these nodes may be known.
 
-    def edges_to(self, nodes: Collection[str], limit: int) -> Sequence[Edge]:
-        """Return edges that lead to any of these, 1,000 at most, in order."""
+        That are those where they were said, or with a version of the run that said them.
+        `upstream` are edges that start there, otherwise those that lead there.
+        """
+
+    def edges(
+        self,
+        nodes: Collection[str],
+        models: Collection[RepositoryName],
+        by: str,
+        limit: int,
+        *,
+        upstream: bool,
+    ) -> Sequence[Edge]:
+        """Return edges at these nodes, in order, as far as these models, or `by`, make them known.
+
+        `by` knows of the runs that they put.
+        """
+
+    def node_models(
+        self, digests: Collection[str], runs: Collection[str]
+    ) -> Sequence[RepositoryName]:
+        """Return repositories, 10,000 at most, that hold any of these or have a version of it."""
+
+    def placed_versions(
+        self, digests: Collection[str], models: Collection[RepositoryName]
+    ) -> Sequence[PlacedVersion]:
+        """Return the versions, of these models, that the artifacts are."""
+
+    def held_digests(
+        self, digests: Collection[str], repositories: Collection[RepositoryName]
+    ) -> set[str]:
+        """Return which of these any of the repositories holds, as manifest or blob."""
+
+    def known_runs(
+        self, runs: Collection[str], models: Collection[RepositoryName], by: str
+    ) -> set[str]:
+        """Return which of these exist, and `by` put or a version of these models is of."""
 
 
 class ModelsTx(CatalogTx, VersionRows, AliasRows, LineageRows, Protocol):

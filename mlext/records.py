@@ -58,6 +58,28 @@ class ModelVersion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedVersion:
+    """A version as lineage shows it, with the aliases that point at it now."""
+
+    digest: Digest
+    model: RepositoryName
+    number: int
+    id: str
+    framework: str
+    aliases: tuple[Tag, ...]
+
+    def shown(self) -> dict[str, object]:
+        """Return it as the wire shows it."""
+        return {
+            "model": self.model,
+            "version": self.number,
+            "version_id": self.id,
+            "framework": self.framework,
+            "aliases": list(self.aliases),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
     """Metrics that were measured after registration, on a dataset."""
 

@@ -76,7 +76,7 @@ def register(act: Act, model: RepositoryName, asked: Registration) -> ModelVersi
     edges = [*asked.lineage]
     if asked.run_id:
         edges.append((lineage.MADE_BY, lineage.run_of(asked.run_id)))
-    tx.put_edges(asked.digest, edges, act.by.name, act.at)
+    tx.put_edges(asked.digest, edges, model, act.by.name, act.at)
     said = {"version": number, "version_id": version.id, "digest": asked.digest}
     act.note("register", model, {**said, "run_id": asked.run_id})
     return version

@@ -4,16 +4,45 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from itertools import groupby
+from typing import Any
 
-from sqlalchemy import Column, delete, select
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    CompoundSelect,
+    Row,
+    Select,
+    delete,
+    exists,
+    func,
+    select,
+    union,
+)
 
-from mlext.records import Edge, Run
-from mlext.storage.schema import edge, model_version, run
-from ociserver.refs import RepositoryName
-from ociserver.storage.schema import repository
+from mlext.records import Edge, PlacedVersion, Run
+from mlext.storage.schema import alias, edge, model_version, run
+from ociserver.refs import Digest, RepositoryName, Tag
+from ociserver.storage.schema import blob_digest, manifest, repository, repository_blob
 from ociserver.storage.transaction import SqlTransaction
 
 _MANY = 1_000
+# Of nodes and these together, one statement carries at most what SQLite takes (32,766 values).
+_MODELS = 10_000
+
+_named = select(repository.c.name)
+_manifests = (
+    _named.join(manifest, manifest.c.repository_id == repository.c.id),
+    manifest.c.digest,
+)
+_blobs = (
+    _named.join(repository_blob, repository_blob.c.repository_id == repository.c.id).join(
+        blob_digest, blob_digest.c.blob_id == repository_blob.c.blob_id
+    ),
+    blob_digest.c.digest,
+)
+# `run:ID`, less its first four characters.
+_run_of_edge = func.substr(edge.c.source, 5)
 
 
 class LineageSql(SqlTransaction):
@@ -51,32 +80,152 @@ class LineageSql(SqlTransaction):
         )
         return [RepositoryName(name) for name in self._db.execute(found).scalars()]
 
-    def put_edges(self, source: str, edges: Sequence[tuple[str, str]], by: str, now: float) -> None:
+    def put_edges(
+        self, source: str, edges: Sequence[tuple[str, str]], model: str, by: str, now: float
+    ) -> None:
         self._put(
             edge,
             [
-                {"source": source, "kind": kind, "target": target, "at": now, "by": by}
+                _edge_row(Edge(source, kind, target), model, by, now)
                 for kind, target in dict.fromkeys(edges)
             ],
         )
+
+    def add_edge(self, value: Edge, model: RepositoryName, by: str, now: float) -> bool:
+        return self._insert_new(edge, _edge_row(value, model, by, now))
 
     def replace_edges(
         self, source: str, edges: Sequence[tuple[str, str]], by: str, now: float
     ) -> None:
         self._db.execute(delete(edge).where(edge.c.source == source))
-        self.put_edges(source, edges, by, now)
+        self.put_edges(source, edges, "", by, now)
 
-    def edges_from(self, nodes: Collection[str], limit: int) -> Sequence[Edge]:
-        return self._edges(edge.c.source, nodes, limit)
+    def edge_models(self, nodes: Collection[str], *, upstream: bool) -> Sequence[RepositoryName]:
+        there = _end(upstream).in_(list(nodes))
+        said = select(edge.c.model.label("name")).where(there, edge.c.model != "")
+        by_run = (
+            select(repository.c.name)
+            .join(model_version, model_version.c.repository_id == repository.c.id)
+            .join(edge, model_version.c.run == _run_of_edge)
+            .where(there, edge.c.model == "")
+        )
+        return self._names(union(said, by_run))
 
-    def edges_to(self, nodes: Collection[str], limit: int) -> Sequence[Edge]:
-        return self._edges(edge.c.target, nodes, limit)
-
-    def _edges(self, end: Column[str], nodes: Collection[str], limit: int) -> Sequence[Edge]:
+    def edges(
+        self,
+        nodes: Collection[str],
+        models: Collection[RepositoryName],
+        by: str,
+        limit: int,
+        *,
+        upstream: bool,
+    ) -> Sequence[Edge]:
+        of_known_run = (edge.c.by == by) | _made_there(_run_of_edge, models)
         found = (
             select(edge.c.source, edge.c.kind, edge.c.target)
-            .where(end.in_(list(nodes)))
+            .distinct()
+            .where(
+                _end(upstream).in_(list(nodes)),
+                edge.c.model.in_(list(models)) | ((edge.c.model == "") & of_known_run),
+            )
             .order_by(edge.c.source, edge.c.kind, edge.c.target)
             .limit(limit)
         )
         return [Edge(*row) for row in self._db.execute(found)]
+
+    def node_models(
+        self, digests: Collection[str], runs: Collection[str]
+    ) -> Sequence[RepositoryName]:
+        made = _named.join(model_version, model_version.c.repository_id == repository.c.id)
+        return self._names(
+            union(
+                _holding(_manifests, digests),
+                _holding(_blobs, digests),
+                made.where(model_version.c.digest.in_(list(digests))),
+                made.where(model_version.c.run.in_(list(runs))),
+            )
+        )
+
+    def placed_versions(
+        self, digests: Collection[str], models: Collection[RepositoryName]
+    ) -> Sequence[PlacedVersion]:
+        found = (
+            select(
+                repository.c.name.label("model"),
+                model_version.c.number,
+                model_version.c.digest,
+                model_version.c.id,
+                model_version.c.framework,
+                alias.c.name.label("alias"),
+            )
+            .join(repository, repository.c.id == model_version.c.repository_id)
+            .outerjoin(
+                alias,
+                (alias.c.repository_id == model_version.c.repository_id)
+                & (alias.c.number == model_version.c.number),
+            )
+            .where(model_version.c.digest.in_(list(digests)), repository.c.name.in_(list(models)))
+            .order_by(repository.c.name, model_version.c.number, alias.c.name)
+        )
+        by_version = groupby(self._db.execute(found).all(), lambda row: (row.model, row.number))
+        return [_as_placed([*rows]) for _, rows in by_version]
+
+    def held_digests(
+        self, digests: Collection[str], repositories: Collection[RepositoryName]
+    ) -> set[str]:
+        among = repository.c.name.in_(list(repositories))
+        held = union(
+            _holding(_manifests, digests).with_only_columns(manifest.c.digest).where(among),
+            _holding(_blobs, digests).with_only_columns(blob_digest.c.digest).where(among),
+        )
+        return set(self._db.execute(held).scalars())
+
+    def known_runs(
+        self, runs: Collection[str], models: Collection[RepositoryName], by: str
+    ) -> set[str]:
+        found = select(run.c.id).where(
+            run.c.id.in_(list(runs)), (run.c.created_by == by) | _made_there(run.c.id, models)
+        )
+        return set(self._db.execute(found).scalars())
+
+    def _names(self, found: CompoundSelect[Any]) -> list[RepositoryName]:
+        names = self._db.execute(found.order_by("name").limit(_MODELS)).scalars()
+        return [RepositoryName(name) for name in names]
+
+
+def _edge_row(value: Edge, model: str, by: str, now: float) -> dict[str, Any]:
+    ends = {"source": value.source, "kind": value.kind, "target": value.target}
+    return {**ends, "model": model, "at": now, "by": by}
+
+
+def _end(upstream: bool) -> Column[str]:  # noqa: FBT001 - one of two columns
+    return edge.c.source if upstream else edge.c.target
+
+
+def _made_there(
+    run_id: ColumnElement[str], models: Collection[RepositoryName]
+) -> ColumnElement[bool]:
+    """Return whether the run made a version of these models."""
+    return exists(
+        select(model_version.c.number)
+        .join(repository, repository.c.id == model_version.c.repository_id)
+        .where(model_version.c.run == run_id, repository.c.name.in_(list(models)))
+    )
+
+
+def _holding(held: tuple[Select[tuple[str]], Column[str]], digests: Collection[str]) -> Any:
+    statement, digest = held
+    return statement.where(digest.in_(list(digests)))
+
+
+def _as_placed(rows: Sequence[Row[*tuple[Any, ...]]]) -> PlacedVersion:
+    """Return the version that has a row for each of its aliases."""
+    one = rows[0]
+    return PlacedVersion(
+        digest=Digest(one.digest),
+        model=RepositoryName(one.model),
+        number=one.number,
+        id=one.id,
+        framework=one.framework,
+        aliases=tuple(Tag(row.alias) for row in rows if row.alias is not None),
+    )

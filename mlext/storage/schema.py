@@ -112,17 +112,19 @@ run = Table(
 )
 
 # Lineage: `source` came, in the way `kind` says, from `target`. Both are names of nodes
-# (`mlext/lineage.py`): a digest, `run:ID`, `commit:…`, `dataset:…`.
+# (`mlext/lineage.py`): a digest, `run:ID`, `commit:…`, `dataset:…`. `model` is where it was said,
+# for who may pull there may know it; empty where a run says it.
 edge = Table(
     "edge",
     metadata,
     Column("source", _text(), primary_key=True),
     Column("kind", _text(), primary_key=True),
     Column("target", _text(), primary_key=True),
+    Column("model", _text(), primary_key=True),
     Column("at", Float, nullable=False),
     Column("by", _text(), nullable=False),
 )
-Index("edge_by_target", edge.c.target, edge.c.source)
+Index("edge_by_target", edge.c.target, edge.c.model, edge.c.source)
 
 # Where an alias points now; its tag is moved with it. `moves` counts, for ETags.
 alias = Table(

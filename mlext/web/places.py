@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from mlext.web.aliases import AliasDoors
 from mlext.web.gates import GateDoors
+from mlext.web.lineage import LineageDoors
 from mlext.web.runs import RunDoors
 from mlext.web.versions import VersionDoors
 from ociserver.auth.rules import Action
@@ -15,7 +16,11 @@ from ociserver.extension import Doors, For, Place
 
 
 def places(
-    versions: VersionDoors, aliases: AliasDoors, runs: RunDoors, gates: GateDoors
+    versions: VersionDoors,
+    aliases: AliasDoors,
+    runs: RunDoors,
+    gates: GateDoors,
+    lineage: LineageDoors,
 ) -> Sequence[Place]:
     """Return the paths, and the right that each method needs."""
     gate: Doors = {
@@ -38,6 +43,11 @@ def places(
                 "GET": (versions.evaluations, Action.PULL),
                 "POST": (versions.evaluate, Action.REGISTER),
             },
+        ),
+        (
+            "/versions/{number}/lineage",
+            "version_lineage",
+            {"GET": (lineage.of_version, Action.PULL), "POST": (lineage.add, Action.REGISTER)},
         ),
         (
             "/versions/{number}/approvals",
@@ -68,6 +78,7 @@ def places(
     )
     return [
         ("/v1/runs/{run_id:path}", "run", run),
+        ("/v1/lineage", "lineage", {"GET": (lineage.of_node, For.THE_KNOWN)}),
         ("/v1/gates", "gates", {"GET": (gates.gates, Action.ADMIN)}),
         ("/v1/gates/{gate_id:path}", "gate", gate),
         ("/v1/models", "models", {"GET": (versions.models, For.THE_KNOWN)}),

@@ -79,6 +79,7 @@ manifest = Table(
     Column("body", LargeBinary, nullable=False),
 )
 Index("manifest_by_subject", manifest.c.repository_id, manifest.c.subject, manifest.c.digest)
+Index("manifest_by_digest", manifest.c.digest, manifest.c.repository_id)
 
 manifest_child = Table(
     "manifest_child",

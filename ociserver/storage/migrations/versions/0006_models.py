@@ -111,10 +111,13 @@ def _lineage() -> None:
         _text("source", primary_key=True),
         _text("kind", primary_key=True),
         _text("target", primary_key=True),
+        _text("model", primary_key=True),
         _float("at"),
         _text("by"),
     )
-    op.create_index("edge_by_target", "edge", ["target", "source"])
+    op.create_index("edge_by_target", "edge", ["target", "model", "source"])
+    # Who holds an artifact is asked by its digest alone.
+    op.create_index("manifest_by_digest", "manifest", ["digest", "repository_id"])
 
 
 def _aliases() -> None:

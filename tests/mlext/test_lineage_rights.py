@@ -1,0 +1,249 @@
+# Lineage with rules in force: what one may not pull from is not there, by name, node or number.
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from ociserver.storage.postgres import migrate
+from tests.access import Guarded
+from tests.mlext.models import Modelling
+from tests.serving import push_blob
+from tests.wire.build import OCI_MANIFEST
+
+RULES = """
+[[rule]]
+who = "user:ann"
+may = ["pull", "push", "register", "promote"]
+on = ["secret/**", "team/**"]
+
+[[rule]]
+who = "user:bob"
+may = ["pull", "push", "register", "promote"]
+on = "team/**"
+
+[[rule]]
+who = "robot:ci"
+may = "pull"
+on = "team/**"
+"""
+ABSENT = "sha256:" + "e" * 64
+
+
+@dataclass
+class House:
+    """What each of them sees of one registry."""
+
+    ann: Modelling
+    bob: Modelling
+    ci: Modelling
+    stranger: Modelling
+
+    def secret(self) -> str:
+        """Return the name of a model that only ann may know of."""
+        return self.ann.name().replace("team/", "secret/")
+
+
+class OnPostgres(Guarded):
+    """The same registry on another database."""
+
+    url_of_catalog = ""
+
+    @property
+    def catalog(self) -> str:
+        return self.url_of_catalog
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def house(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[House]:
+    data = tmp_path_factory.mktemp("lineage")
+    served = Guarded(data)
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgres").new_database()
+        asyncio.run(migrate(url))
+        served = OnPostgres(data, options=("--catalog", url))
+        served.url_of_catalog = url
+    try:
+        served.admit().change_rules(RULES)
+        with ExitStack() as stack:
+            clients = [stack.enter_context(served.client()) for _ in range(4)]
+            for client, name in zip(clients, ("ann", "bob", "ci"), strict=False):
+                client.auth = served.basic(name)
+            yield House(*map(Modelling, clients))
+    finally:
+        served.stop()
+
+
+def asked(models: Modelling, place: str, **query: Any) -> dict[str, Any]:
+    answer = models.client.get(place, params=query)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def of_node(models: Modelling, node: str, **query: Any) -> dict[str, Any]:
+    return asked(models, "/v1/lineage", node=node, **query)
+
+
+def of_version(models: Modelling, model: str, **query: Any) -> dict[str, Any]:
+    return asked(models, f"/v1/models/{model}/versions/1/lineage", **query)
+
+
+def ends(found: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(each["source"], each["target"]) for each in found["edges"]]
+
+
+def put_run(models: Modelling, dataset: str) -> str:
+    run = models.name()
+    put = models.client.put(f"/v1/runs/{run}", json={"dataset_version": dataset})
+    assert put.status_code == 200, put.text
+    return run
+
+
+def copy(models: Modelling, digest: str, source: str, target: str) -> None:
+    """Push an artifact of one model to another."""
+    found = models.client.get(f"/v2/{source}/manifests/{digest}")
+    for each in (found.json()["config"], *found.json()["layers"]):
+        bytes_ = models.client.get(f"/v2/{source}/blobs/{each['digest']}").content
+        push_blob(models.client, target, bytes_)
+    put = models.client.put(
+        f"/v2/{target}/manifests/{digest}",
+        content=found.content,
+        headers={"Content-Type": OCI_MANIFEST},
+    )
+    assert put.status_code == 201, put.text
+
+
+def test_a_hidden_model_is_in_no_answer_about_a_dataset_that_it_shares(house: House) -> None:
+    dataset = f"{house.bob.name()}@1"
+    ours, theirs = house.bob.name(), house.secret()
+    digest = house.bob.artifact(ours)
+    run = put_run(house.bob, dataset)
+    house.bob.register(ours, digest, run_id=run)
+    seen = of_node(house.bob, f"dataset:{dataset}")
+    hidden = house.ann.artifact(theirs)
+    house.ann.register(theirs, hidden, run_id=put_run(house.ann, dataset))
+    direct = [{"type": "dataset", "target": dataset}]
+    house.ann.register(theirs, lineage=direct)
+    house.ann.promote(theirs, "prod", 1)
+    # Byte for byte what it was before the hidden one came to be.
+    assert of_node(house.bob, f"dataset:{dataset}") == seen
+    assert ends(seen) == [(f"run:{run}", f"dataset:{dataset}"), (digest, f"run:{run}")]
+    assert of_node(house.bob, f"dataset:{dataset}", alias="prod")["edges"] == []
+    whole = of_node(house.ann, f"dataset:{dataset}")
+    assert {each.get("model") for each in whole["nodes"]} == {None, ours, theirs}
+    assert len(whole["edges"]) == 5
+
+
+def test_a_hidden_base_dangles_as_if_it_did_not_exist(house: House) -> None:
+    theirs, ours, other = house.secret(), house.bob.name(), house.bob.name()
+    hidden = house.ann.artifact(theirs)
+    data = f"{house.ann.name()}@secret"
+    house.ann.register(theirs, hidden, run_id=put_run(house.ann, data))
+    house.ann.promote(theirs, "prod", 1)
+
+    def declared(model: str, base: str) -> dict[str, Any]:
+        digest = house.bob.artifact(model)
+        house.bob.register(model, digest, lineage=[{"type": "base-model", "target": base}])
+        found = of_version(house.bob, model)
+        assert ends(found) == [(digest, base)]
+        assert [each["node"] for each in found["nodes"]] == [digest]
+        assert found["dangling"] == [base]
+        return found
+
+    found, absent = declared(ours, hidden), declared(other, ABSENT)
+    assert found.keys() == absent.keys()
+    assert data not in str(found)
+    # Asked for itself, it is known as far as they themselves said.
+    assert ends(of_node(house.bob, hidden)) == ends(found)
+    assert of_node(house.bob, hidden, direction="upstream")["edges"] == []
+    assert of_node(house.bob, hidden)["dangling"] == [hidden]
+    assert of_node(house.bob, hidden)["nodes"] == found["nodes"]
+    # And who may see both sees through it.
+    assert f"dataset:{data}" in str(of_version(house.ann, ours))
+
+
+def test_what_a_hidden_model_says_of_a_shared_artifact_is_not_told(house: House) -> None:
+    ours, theirs = house.bob.name(), house.secret()
+    digest = house.bob.artifact(ours)
+    house.bob.register(ours, digest)
+    before = of_version(house.bob, ours)
+    copy(house.ann, digest, ours, theirs)
+    entries = [{"type": "dataset", "target": "customers@2026"}]
+    house.ann.register(theirs, digest, run_id=put_run(house.ann, "x@1"), lineage=entries)
+    house.ann.promote(theirs, "prod", 1)
+    assert of_version(house.bob, ours) == before
+    assert len(of_version(house.ann, ours)["edges"]) == 3
+    assert of_node(house.bob, "dataset:customers@2026")["edges"] == []
+
+
+def test_a_hidden_run_dangles_as_if_it_was_never_put(house: House) -> None:
+    run = put_run(house.ann, "data@1")
+    found = of_node(house.bob, f"run:{run}")
+    assert (found["nodes"], found["edges"]) == ([], [])
+    assert found["dangling"] == [f"run:{run}"]
+    never = of_node(house.bob, "run:never")
+    assert {**found, "node": "", "dangling": []} == {**never, "node": "", "dangling": []}
+    # A version that they may pull makes it known.
+    house.ann.register(house.ann.name(), run_id=run)
+    known = of_node(house.ci, f"run:{run}")
+    assert known["dangling"] == []
+    assert [each["type"] for each in known["nodes"]] == ["run", "dataset", "version"]
+
+
+def test_who_put_a_run_knows_it(house: House) -> None:
+    run = put_run(house.bob, "mine@1")
+    assert ends(of_node(house.bob, f"run:{run}")) == [(f"run:{run}", "dataset:mine@1")]
+
+
+def test_hidden_edges_do_not_crowd_out_those_that_are_seen(house: House) -> None:
+    dataset, theirs, ours = f"{house.bob.name()}@1", house.secret(), house.bob.name()
+    shared = [{"type": "dataset", "target": dataset}]
+    digest = house.bob.artifact(ours)
+    house.bob.register(ours, digest, lineage=shared)
+    many = [{"type": "dataset", "target": f"d{number}@1"} for number in range(1_000)]
+    hidden = house.ann.artifact(theirs)
+    copy(house.ann, digest, ours, theirs)
+    house.ann.register(theirs, hidden, lineage=shared)
+    house.ann.register(theirs, digest, lineage=many)
+    found = of_node(house.bob, f"dataset:{dataset}")
+    assert ends(found) == [(digest, f"dataset:{dataset}")]
+    assert found["truncated"] is False
+    assert of_version(house.ann, ours)["truncated"] is True
+    assert of_version(house.bob, ours)["truncated"] is False
+
+
+@pytest.mark.parametrize(
+    "place", ["/v1/models/{}/versions/1/lineage", "/v2/{}/_lading/versions/1/lineage"]
+)
+def test_a_hidden_version_and_none_at_all_are_the_same(house: House, place: str) -> None:
+    theirs = house.secret()
+    house.ann.register(theirs)
+    for method in ("GET", "POST"):
+        for name in (theirs, house.secret()):
+            answer = house.bob.client.request(method, place.format(name))
+            assert answer.status_code == 404
+            assert f"no repository {name} that" in answer.text
+
+
+def test_who_may_not_register_adds_no_edge(house: House) -> None:
+    ours = house.bob.name()
+    house.bob.register(ours)
+    place = f"/v1/models/{ours}/versions/1/lineage"
+    edge = {"type": "derived-from", "target": ABSENT}
+    assert house.ci.client.post(place, json=edge).status_code == 403
+    assert house.bob.client.post(place, json=edge).status_code == 201
+    assert ends(of_version(house.ci, ours))[0][1] == ABSENT
+
+
+def test_a_stranger_is_asked_who_they_are(house: House) -> None:
+    for place in ("/v1/lineage?node=run:x", "/v1/models/team/x/versions/1/lineage"):
+        answer: httpx.Response = house.stranger.client.get(place)
+        assert answer.status_code == 401
