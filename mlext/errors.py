@@ -51,6 +51,18 @@ class GateUnsatisfied(Denied):
     """The gate of the alias has conditions that are not met: `detail` is the whole verdict."""
 
 
+class ArtifactUnknown(NameUnknown):
+    """There is no such artifact that the caller may pull."""
+
+
+class LinkInvalid(Denied):
+    """The download's address is not one that was given out: something in it was changed."""
+
+
+class LinkExpired(Denied):
+    """The download's address was given out, and its time is over."""
+
+
 class KeyReused(Conflict):
     """The Idempotency-Key came before, with another request."""
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from typing import cast
 
+from mlext.downloads import LinkKey
 from mlext.ports import ModelsCatalog
 from mlext.records import Alias
 from mlext.storage.catalog import ROWS
 from mlext.warden import Warden
 from mlext.web.aliases import AliasDoors
 from mlext.web.answers import Holding
+from mlext.web.downloads import DownloadDoors
 from mlext.web.gates import GateDoors
 from mlext.web.lineage import LineageDoors
 from mlext.web.places import places
@@ -59,6 +61,7 @@ class Models:
                 RunDoors(house, catalog),
                 GateDoors(house, catalog),
                 LineageDoors(house, catalog),
+                DownloadDoors(house, catalog, LinkKey(catalog)),
             ),
             offers=_OFFERS,
             background=[(_FORGET_SECONDS, forget_answers)],

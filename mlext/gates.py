@@ -18,8 +18,8 @@ from typing import Any
 from mlext.expressions import Expression, ExpressionFailed, ExpressionInvalid, Sheet
 from mlext.expressions import compile_expression as compiled
 from mlext.records import Approval, rfc3339
-from ociserver.auth.principals import ANYONE
 from ociserver.auth.globs import anchored
+from ociserver.auth.principals import ANYONE
 from ociserver.auth.rules import ALIAS_GLOB, REPOSITORY_GLOB
 from ociserver.errors import RequestInvalid
 from ociserver.refs import NAME_MAX

@@ -18,7 +18,7 @@ from mlext.records import (
     PlacedVersion,
     Run,
 )
-from ociserver.ports import CatalogTx
+from ociserver.ports import CatalogTx, StoredBlob
 from ociserver.refs import Digest, RepositoryName, Tag
 
 T = TypeVar("T")
@@ -189,7 +189,25 @@ class LineageRows(Protocol):
         """Return which of these exist, and `by` put or a version of these models is of."""
 
 
-class ModelsTx(CatalogTx, VersionRows, AliasRows, LineageRows, Protocol):
+class DownloadRows(Protocol):
+    """What a download is made of, and what signs its address."""
+
+    def manifest_holders(self, digest: Digest, limit: int) -> Sequence[RepositoryName]:
+        """Return repositories that hold the manifest, by name, at most so many."""
+
+    def blobs_of(
+        self, repository: RepositoryName, digests: Collection[Digest]
+    ) -> Mapping[Digest, StoredBlob]:
+        """Return those of these that the repository links and that are not in quarantine."""
+
+    def secret(self, name: str) -> bytes | None:
+        """Return the secret of that name."""
+
+    def keep_secret(self, name: str, fresh: bytes) -> bytes:
+        """Return the secret of that name, which is this one where there was none."""
+
+
+class ModelsTx(CatalogTx, VersionRows, AliasRows, LineageRows, DownloadRows, Protocol):
     """The catalog's transaction with the model registry's rows."""
 
 

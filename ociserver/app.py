@@ -30,10 +30,10 @@ from ociserver.auth.trust import Lifetimes, Trust, looking
 from ociserver.auth.workloads import Workloads
 from ociserver.collector import Collector
 from ociserver.discards import Discards, Swept
-from ociserver.extension import House
+from ociserver.extension import House, StoreUrl
 from ociserver.extension import load as load_extension
 from ociserver.fresh import FreshCache
-from ociserver.ports import Catalog, Presign
+from ociserver.ports import Catalog, Presign, StoredBlob
 from ociserver.registry import RegistryReader, RegistryWriter
 from ociserver.retention import Retention
 from ociserver.sessions import Uploads
@@ -47,7 +47,7 @@ from ociserver.web.observe import AccessLog, Metrics, configure_logging
 from ociserver.web.protocol import HeadLimits, LadingProtocol
 from ociserver.web.pull import ManifestAnswer, Pull
 from ociserver.web.push import Push
-from ociserver.web.redirect import Redirects
+from ociserver.web.redirect import Redirects, sender_of
 from ociserver.web.routes import nothing_here, routes
 from ociserver.web.service import Service
 from ociserver.web.tokens import TokenDoor
@@ -82,10 +82,13 @@ def create_app(settings: Settings) -> FrontDoor:
         House(
             catalog=stores.catalog,
             reader=reader,
-            presign=stores.presign,
+            store_url=_store_url(_redirects(settings, stores.presign)),
             settings=settings,
             body=_documents(settings, metrics),
             is_public=access.is_public,
+            origin=lambda request: access.guard.realm.origin(request.scope),
+            blob=pull.streaming().blob,
+            manifest=pull.manifest,
         )
     )
     pull = _pull(settings, stores, reader)
@@ -187,6 +190,21 @@ def _redirects(settings: Settings, presign: Presign | None) -> Redirects | None:
         streamed=settings.redirect_except or (),
         proxies=settings.trusted_proxies or (),
     )
+
+
+def _store_url(redirects: Redirects | None) -> StoreUrl:
+    """Return what signs URLs of the store, where there is something that does."""
+
+    async def url(
+        request: Request, stored: StoredBlob, seconds: int, disposition: str
+    ) -> str | None:
+        if redirects is None:
+            return None
+        return await redirects.location(
+            *sender_of(request), stored, seconds=seconds, disposition=disposition
+        )
+
+    return url
 
 
 # -- who may do what

@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from ociserver.admission import Admission, Author
 from ociserver.auth.rules import Action
-from ociserver.ports import Catalog, Presign
+from ociserver.ports import Catalog, StoredBlob
 from ociserver.registry import RegistryReader
 from ociserver.settings import Settings
 
@@ -34,6 +34,9 @@ class For(Enum):
 
 
 Doors = Mapping[str, tuple[Handler, Action | For]]
+# For a request, a blob, so many seconds and a Content-Disposition: a signed URL of the store's,
+# None where this client is to have the bytes from us.
+StoreUrl = Callable[[Request, StoredBlob, int, str], Awaitable[str | None]]
 # Path, the name its metrics go by, and what each method leads to.
 Place = tuple[str, str, Doors]
 
@@ -43,15 +46,20 @@ class House:
     """What an extension may use of the registry.
 
     `body` reads a request's body, in bounds; `is_public` tells of a repository whether anyone may
-    pull from it.
+    pull from it. `origin` is our address as the client of a request has it. `blob` and `manifest`
+    answer pulls, by the path parameters `name`, and `digest` or `reference`, of whoever was let in;
+    they send nobody to the store.
     """
 
     catalog: Catalog
     reader: RegistryReader
-    presign: Presign | None
+    store_url: StoreUrl
     settings: Settings
     body: Callable[[Request], Awaitable[bytes]]
     is_public: Callable[[str], bool]
+    origin: Callable[[Request], str]
+    blob: Handler
+    manifest: Handler
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -410,7 +410,19 @@ class BlobWriter(Protocol):
 
 
 Keep = Callable[[bytes], Awaitable[None]]
-Presign = Callable[[str], Awaitable[str]]
+
+
+class Presign(Protocol):
+    """What signs URLs of a store's objects, where it can. It asks nobody."""
+
+    async def __call__(
+        self, key: str, *, seconds: int | None = None, disposition: str | None = None
+    ) -> str:
+        """Return a URL that gives the object, whole or by ranges, to anybody for so many seconds.
+
+        Without a number it is as long as the settings say; `disposition` is the Content-Disposition
+        that the store answers with.
+        """
 
 
 class BlobStore(Protocol):

@@ -83,7 +83,10 @@ def test_of_a_peer_that_is_no_proxy_nothing_is_believed(claimed: str, peer: obje
 def test_a_url_is_signed_for_large_blobs_and_clients_that_may_have_it(
     peer: str, forwarded: str, size: int, redirected: bool
 ) -> None:
-    async def presign(key: str) -> str:
+    async def presign(
+        key: str, *, seconds: int | None = None, disposition: str | None = None
+    ) -> str:
+        assert (seconds, disposition) == (None, None)
         return f"https://store/{key}"
 
     redirects = Redirects(

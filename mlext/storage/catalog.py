@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from mlext.storage.aliases import AliasSql
+from mlext.storage.downloads import DownloadSql
 from mlext.storage.lineage import LineageSql
 from mlext.storage.versions import VersionSql
 
-ROWS = (VersionSql, AliasSql, LineageSql)
+ROWS = (VersionSql, AliasSql, LineageSql, DownloadSql)

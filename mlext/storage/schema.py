@@ -178,6 +178,15 @@ approval = Table(
     Column("comment", _text(), nullable=False),
 )
 
+# Random bytes that all workers of all replicas share, each made once for its own use. What was
+# signed by one is worth nothing once its row is gone.
+secret = Table(
+    "secret",
+    metadata,
+    Column("name", _text(), primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)
+
 # What a request with an Idempotency-Key was answered, for whoever sends it once more.
 idempotent_answer = Table(
     "idempotent_answer",

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mlext.web.aliases import AliasDoors
+from mlext.web.downloads import DownloadDoors
 from mlext.web.gates import GateDoors
 from mlext.web.lineage import LineageDoors
 from mlext.web.runs import RunDoors
@@ -15,12 +16,13 @@ from ociserver.auth.rules import Action
 from ociserver.extension import Doors, For, Place
 
 
-def places(
+def places(  # noqa: PLR0913, PLR0917 - one for each part of the table
     versions: VersionDoors,
     aliases: AliasDoors,
     runs: RunDoors,
     gates: GateDoors,
     lineage: LineageDoors,
+    downloads: DownloadDoors,
 ) -> Sequence[Place]:
     """Return the paths, and the right that each method needs."""
     gate: Doors = {
@@ -69,6 +71,11 @@ def places(
         ),
         ("/aliases/{alias}/history", "history", {"GET": (aliases.history, Action.PULL)}),
         ("/aliases/{alias}/check", "check", {"GET": (aliases.check, Action.PULL)}),
+        (
+            "/artifacts/{digest}/download",
+            "download",
+            {"GET": (downloads.download, Action.PULL)},
+        ),
         # Last: a model's name may end like any of the others.
         (
             "",
@@ -79,6 +86,22 @@ def places(
     return [
         ("/v1/runs/{run_id:path}", "run", run),
         ("/v1/lineage", "lineage", {"GET": (lineage.of_node, For.THE_KNOWN)}),
+        (
+            "/v1/artifacts/{digest}/download",
+            "download",
+            {"GET": (downloads.download, For.THE_KNOWN)},
+        ),
+        # The signature in the address is all that these ask for.
+        (
+            "/v1/downloads/{name:path}/blobs/{digest}",
+            "signed_blob",
+            {"GET": (downloads.blob, For.STRANGERS)},
+        ),
+        (
+            "/v1/downloads/{name:path}/manifests/{digest}",
+            "signed_manifest",
+            {"GET": (downloads.manifest, For.STRANGERS)},
+        ),
         ("/v1/gates", "gates", {"GET": (gates.gates, Action.ADMIN)}),
         ("/v1/gates/{gate_id:path}", "gate", gate),
         ("/v1/models", "models", {"GET": (versions.models, For.THE_KNOWN)}),

@@ -173,11 +173,16 @@ class S3:
         except _AbsentError as error:
             raise Unavailable(f"there is no bucket {self._bucket.name}") from error
 
-    async def presign(self, key: str) -> str:
-        """Return a URL that gives the object, whole or by ranges, to anybody for a short time."""
+    async def presign(
+        self, key: str, *, seconds: int | None = None, disposition: str | None = None
+    ) -> str:
+        """`ports.Presign`."""
         client = await self._client("public")
+        named = {"ResponseContentDisposition": disposition} if disposition else {}
         url: str = await client.generate_presigned_url(
-            "get_object", Params=self._at(key), ExpiresIn=self._presigned
+            "get_object",
+            Params={**self._at(key), **named},
+            ExpiresIn=self._presigned if seconds is None else seconds,
         )
         return url
 

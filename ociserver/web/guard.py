@@ -53,6 +53,10 @@ class Realm:
     address: str | None
     proxies: Sequence[Network]
 
+    def origin(self, scope: Scope) -> str:
+        """Return our address as the client has it, without a path."""
+        return (self.address or origin(scope, self.proxies)).rstrip("/")
+
     def challenge(self, error: Unauthenticated, scope: Scope) -> bytes:
         """Return the value of WWW-Authenticate (RFC 9110 section 11.6.1, RFC 6750 section 3).
 
@@ -60,7 +64,7 @@ class Realm:
         """
         if self.scheme == "basic" or scope["path"] == TOKEN_PATH:
             return f'Basic realm="{self.service}"'.encode("latin-1")
-        address = self.address or origin(scope, self.proxies)
+        address = self.origin(scope)
         fields = {"realm": f"{address}{TOKEN_PATH}", "service": self.service}
         if error.scope:
             fields["scope"] = error.scope

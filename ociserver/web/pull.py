@@ -30,7 +30,7 @@ from ociserver.web.headers import (
     parse_ranges,
     range_applies,
 )
-from ociserver.web.redirect import Redirects
+from ociserver.web.redirect import Redirects, sender_of
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -60,6 +60,16 @@ class Pull:
         self._page_limit = page_limit
         self._referrers_limit = referrers_limit
         self._redirects = redirects
+
+    def streaming(self) -> Pull:
+        """Return the same handlers, which send nobody to the store."""
+        return Pull(
+            self._reader,
+            self._answers,
+            page_limit=self._page_limit,
+            referrers_limit=self._referrers_limit,
+            redirects=None,
+        )
 
     def hot_manifest(self, target: bytes) -> ManifestAnswer | None:
         """Return the answer to a GET or HEAD of exactly this target, if it is at hand and holds."""
@@ -114,7 +124,7 @@ class Pull:
         ranges = parse_ranges(asked, stored.size)
         # A store that signs URLs answers one range, not several.
         if self._redirects is not None and (ranges is None or len(ranges) == 1):
-            location = await self._redirects.location(*_sender(request), stored)
+            location = await self._redirects.location(*sender_of(request), stored)
             if location is not None:
                 return _answer(307, [*_redirected(digest), (b"location", location.encode())])
         first = (ranges[0].start, ranges[0].length) if ranges else None
@@ -165,11 +175,6 @@ class Pull:
 
 def _if_none_match(request: Request) -> str | None:
     return ",".join(request.headers.getlist("if-none-match")) or None
-
-
-def _sender(request: Request) -> tuple[str, str]:
-    peer = request.client.host if request.client else ""
-    return peer, ",".join(request.headers.getlist("x-forwarded-for"))
 
 
 def _paging(request: Request) -> tuple[str | None, str | None]:

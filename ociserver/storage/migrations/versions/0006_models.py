@@ -159,6 +159,7 @@ def _aliases() -> None:
         _float("at"),
         _text("comment"),
     )
+    op.create_table("secret", _text("name", primary_key=True), _bytes("value"))
     op.create_table(
         "idempotent_answer",
         _text("by", primary_key=True),
