@@ -1,14 +1,24 @@
 # Tracing lineage: every node once, the nearest first, whatever the graph.
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlext.ancestry import Bounds, Direction, Trace, trace
-from mlext.records import Edge
+from mlext.ancestry import Bounds, Direction, Question, Trace, answer, trace
+from mlext.ports import ModelsCatalog, ModelsTx
+from mlext.records import Alias, Edge, Model, ModelVersion
+from mlext.storage.catalog import ROWS
+from ociserver.admission import Author
+from ociserver.refs import Digest, parse_name, parse_tag
+from ociserver.settings import Settings
+from ociserver.stores import open_stores, prepare_stores
 
 WIDE = Bounds(depth=50, nodes=1_000, edges=5_000)
 _graphs = st.lists(
@@ -100,3 +110,71 @@ def test_what_leads_nowhere_that_is_asked_for_is_left_out(
 def test_a_start_without_edges_is_all_there_is(way: Direction) -> None:
     found = trace("a", way, WIDE, Graph([], way))
     assert found == Trace(way=way, nodes=["a"], edges=[], truncated=False)
+
+
+def test_an_alias_is_searched_for_among_more_than_is_shown(tmp_path: Path) -> None:
+    dataset, model = "dataset:shared@1", parse_name("team/one")
+    digest = Digest("sha256:" + "a" * 64)
+    me = Author(name="me", may=lambda *_: True, may_somewhere=lambda _: True)
+
+    def furnish(tx: ModelsTx) -> None:
+        for number in range(7_000):
+            tx.put_edges(f"run:{number:04}", [("dataset", dataset)], "", "me", 0.0)
+        tx.put_model(
+            Model(name=model, last_number=0, created_at=0.0, updated_at=0.0, updated_by="")
+        )
+        version = ModelVersion(
+            model=model,
+            number=1,
+            digest=digest,
+            id="mv",
+            framework="",
+            run_id="6999",
+            created_at=0.0,
+            created_by="",
+            body=b"",
+        )
+        tx.add_version(version, [])
+        tx.put_edges(digest, [("run", "run:6999")], model, "me", 0.0)
+        alias = Alias(
+            model=model,
+            number=1,
+            digest=digest,
+            name=parse_tag("prod"),
+            moves=1,
+            updated_at=0.0,
+            updated_by="",
+            reason="",
+        )
+        tx.put_alias(alias, None)
+
+    def ask(tx: ModelsTx, alias: str | None) -> dict[str, Any]:
+        asked = Question(
+            node=dataset,
+            direction=Direction.DOWNSTREAM,
+            depth=10,
+            alias=parse_tag(alias) if alias else None,
+        )
+        return answer(tx, me, asked)
+
+    async def story() -> tuple[dict[str, Any], ...]:
+        stores = open_stores(settings, ROWS)
+        models = cast("ModelsCatalog", stores.catalog)
+        try:
+            await models.write(furnish)
+            return tuple([await models.read(partial(ask, alias=each)) for each in (None, "prod")])
+        finally:
+            await stores.aclose()
+
+    settings = Settings(
+        catalog=f"sqlite:///{tmp_path}/catalog.db", blobs=f"file:///{tmp_path}/blobs"
+    )
+    prepare_stores(settings)
+    whole, found = asyncio.run(story())
+    assert (len(whole["nodes"]) + len(whole["dangling"]), whole["truncated"]) == (1_000, True)
+    assert found["truncated"] is False
+    assert [(each["source"], each["target"]) for each in found["edges"]] == [
+        ("run:6999", dataset),
+        (digest, "run:6999"),
+    ]
+    assert [each.get("aliases") for each in found["nodes"]] == [None, ["prod"]]
