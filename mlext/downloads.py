@@ -76,8 +76,10 @@ def artifact(
 
 
 def _allowed(by: Author, names: Iterable[RepositoryName]) -> Sequence[RepositoryName]:
-    """Return the first of them that they may pull from, if any."""
-    return [each for each in names if by.may(Action.PULL, each, None)][:1]
+    """Return the first of them that they may pull from, with the token they showed, if any."""
+    return [
+        each for each in names if by.may(Action.PULL, each, None) and by.holds(Action.PULL, each)
+    ][:1]
 
 
 def _files(tx: ModelsTx, repository: RepositoryName, body: bytes) -> Sequence[File]:

@@ -21,12 +21,15 @@ May = Callable[[Action, str, str | None], bool]
 class Author:
     """Who asks for a change: a principal's full name, what the rules let it do, and the request.
 
-    `may_somewhere` tells of an action whether they may do it in any repository at all.
+    `may_somewhere` tells of an action whether they may do it in any repository at all; `holds`
+    whether the token that they showed, if any, was asked for it, where the path names nothing that
+    it could be asked for.
     """
 
     name: str
     may: May
     may_somewhere: Callable[[Action], bool]
+    holds: Callable[[Action, str], bool] = lambda *_: True
     request_id: str = ""
 
 

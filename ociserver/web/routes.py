@@ -118,6 +118,7 @@ class Endpoint:
                 name=caller.principal.name,
                 may=caller.rights.allow,
                 may_somewhere=caller.rights.allow_somewhere,
+                holds=caller.holds,
                 request_id=scope.get("lading.request_id", ""),
             )
         if self.label in _UPLOADS and scope["method"] in _BRINGS_BYTES:

@@ -1,6 +1,7 @@
 # Downloads from the file store: an address of our own, for anybody, for a while.
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import sqlite3
@@ -16,8 +17,10 @@ from typing import Any
 import httpx
 import pytest
 
+from ociserver.storage.postgres import migrate
 from tests.access import Guarded, guarded
 from tests.mlext.models import Modelling
+from tests.postgres import PostgresServer
 from tests.serving import Served, digest_of, push_blob
 from tests.wire.build import OCI_MANIFEST, noise
 
@@ -304,6 +307,22 @@ def test_an_address_needs_no_credential_and_gives_nothing_else(
     assert httpx.get(f"{house.url}/v1/artifacts/{pushed.digest}/download").status_code == 401
 
 
+def test_a_token_for_one_repository_gives_no_bytes_of_another(
+    house: Guarded, ann: httpx.Client
+) -> None:
+    pushed = push_files(ann, "team/i", {"x": noise(50)})
+    other = push_files(ann, "team/j", {"x": noise(50)})
+    with house.client() as client:
+        client.headers.update(house.bearer("bob", "repository:team/i:pull"))
+        assert download(client, pushed.digest)["model"] == "team/i"
+        for query in ({}, {"model": "team/j"}):
+            answer = client.get(f"/v1/artifacts/{other.digest}/download", params=query)
+            assert answer.status_code == 404
+        door = client.get(f"/v1/models/team/j/artifacts/{other.digest}/download")
+        assert door.status_code == 401
+        assert 'scope="repository:team/j:pull' in door.headers["www-authenticate"]
+
+
 def test_a_right_that_is_taken_away_ends_no_address_that_was_given_out(
     house: Guarded, ann: httpx.Client, bob: httpx.Client
 ) -> None:
@@ -359,6 +378,31 @@ def test_all_workers_sign_alike_and_a_restart_changes_nothing(tmp_path: Path) ->
         assert {httpx.get(url).status_code for url in urls} == {403}
     finally:
         served.stop()
+
+
+def test_one_replica_serves_what_another_signed(postgres: PostgresServer, tmp_path: Path) -> None:
+    url = postgres.new_database()
+    asyncio.run(migrate(url))
+    stores = ("--catalog", url, "--blobs", f"file:///{tmp_path}/shared")
+    pair = [Served(tmp_path / name, options=stores) for name in ("one", "two")]
+    try:
+        for each in pair:
+            each.start()
+        with pair[0].client() as client:
+            pushed = push_files(client, "team/h", {"x": noise(50)})
+        for signing, serving in (pair, pair[::-1]):
+            with signing.client() as client:
+                found = download(client, pushed.digest)
+                blob = download(client, digest_of(pushed.layers["x"]), model="team/h")
+            for address, body in (
+                (found["url"], pushed.body),
+                (found["files"][0]["url"], pushed.layers["x"]),
+                (blob["url"], pushed.layers["x"]),
+            ):
+                assert httpx.get(address.replace(signing.host, serving.host)).content == body
+    finally:
+        for each in pair:
+            each.stop()
 
 
 @pytest.mark.parametrize(
