@@ -23,6 +23,8 @@ _UNITS = {"b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40
 _SPAN = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*(ms|s|m|h|d)?")
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _PREFIX = "LADING_"
+# Not settings of a registry: the file that has them, and what its clients take (docs/models.md).
+_NO_SETTINGS = frozenset(("config", "server", "user", "password", "token", "ca_file"))
 
 
 class SettingInvalid(Exception):
@@ -354,5 +356,5 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name.removeprefix(_PREFIX).lower(): value
         for name, value in environment.items()
-        if name.startswith(_PREFIX) and name != f"{_PREFIX}CONFIG"
+        if name.startswith(_PREFIX) and name.removeprefix(_PREFIX).lower() not in _NO_SETTINGS
     }

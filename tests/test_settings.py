@@ -72,6 +72,11 @@ def test_the_variable_that_names_the_file_is_no_setting() -> None:
     assert load({}, {"LADING_CONFIG": "somewhere.toml"}, None) == Settings()
 
 
+@pytest.mark.parametrize("name", ["SERVER", "USER", "PASSWORD", "TOKEN", "CA_FILE"])
+def test_what_the_clients_of_a_registry_take_is_no_setting_of_one(name: str) -> None:
+    assert load({}, {f"LADING_{name}": "x"}, None) == Settings()
+
+
 @pytest.mark.parametrize("key", ["prot", "CATALOG", "config"])
 def test_an_unknown_key_is_refused_with_its_name_and_the_known_ones(
     tmp_path: Path, key: str
