@@ -21,6 +21,18 @@ COMMANDS = {
     "rules": ("ociserver.access:main", "check a rule file; ask it which rule decides"),
     "key": ("ociserver.access:key", "have tokens signed by a new key"),
     "audit": ("ociserver.trail:main", "print the audit; verify that what was printed is whole"),
+    "models": ("mlext.cli.models:models", "list models; show or change what is said of one"),
+    "versions": ("mlext.cli.models:versions", "list, find and show versions of models"),
+    "register": ("mlext.cli.models:register", "make what was pushed the next version"),
+    "evaluate": ("mlext.cli.models:evaluate", "record metrics that were measured later"),
+    "compare": ("mlext.cli.models:compare", "tell what differs between two versions"),
+    "alias": ("mlext.cli.aliases:aliases", "tell where an alias points, and pointed"),
+    "promote": ("mlext.cli.aliases:promote", "have an alias point at a version, or ask its gate"),
+    "rollback": ("mlext.cli.aliases:rollback", "have an alias point where it pointed before"),
+    "approve": ("mlext.cli.aliases:approve", "approve of a version under an alias"),
+    "gate": ("mlext.cli.gates:gates", "set up what is asked before an alias moves"),
+    "lineage": ("mlext.cli.lineage:lineage", "tell what came from what"),
+    "run": ("mlext.cli.lineage:run", "record the run that made a version"),
     "migrate": ("ociserver.migrate:main", "bring the catalog's schema to this release"),
 }
 
