@@ -66,6 +66,16 @@ class CommandFailed(Exception):
         return found if isinstance(found, Mapping) else {}
 
 
+class _Document(dict[str, Any]):
+    """A part of an answer. What it lacks is the registry's doing, and no fault of the command."""
+
+    def __missing__(self, key: str) -> Any:
+        raise CommandFailed(
+            f"the answer says no {key!r}: the registry may be of another release than this command",
+            UNREACHABLE,
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
     """Where the registry is. `authorization` is the header, None to be anyone; `client_files` are
@@ -153,7 +163,7 @@ class Registry:
             is_repeatable=again or key is not None,
         )
         answer = self._ask(request)
-        return self._document(answer) if answer.content else {}
+        return self._document(answer) if answer.content else _Document()
 
     def pages(self, path: str, key: str, *, every: bool, **query: object) -> dict[str, Any]:
         """Return the document there, with what is under the key of all its pages or the first."""
@@ -163,7 +173,7 @@ class Registry:
             page = self.get(path, **{**query, "cursor": cursor})
             gathered += page.get(key, [])
             cursor = page.get("next_cursor")
-        return {**found, key: gathered, "next_cursor": cursor}
+        return _Document({**found, key: gathered, "next_cursor": cursor})
 
     def digest_of(self, model: str, reference: str) -> str:
         """Return the digest of what a tag stands on. Raises CommandFailed."""
@@ -216,7 +226,7 @@ class Registry:
 
     def _document(self, answer: httpx.Response) -> dict[str, Any]:
         try:
-            found = answer.json()
+            found = answer.json(object_hook=_Document)
         except ValueError:
             found = None
         if not isinstance(found, dict):

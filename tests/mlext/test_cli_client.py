@@ -186,6 +186,7 @@ def test_a_check_that_fails_is_told_on_stdout() -> None:
         ((200, {}, b"[]"), 4, "not as a Lading registry does"),
         ((301, {"Location": "http://x/"}, b""), 1, "answered 301 Moved Permanently"),
         ((200, {"Content-Encoding": "gzip"}, b"no gzip"), 4, "cannot reach"),
+        (document({"models": [{"name": "x"}]}), 4, "says no 'model'"),
         (problem(405, "method_unsupported", "GET is not for this"), 1, "another release"),
         (problem(400, "document_invalid", "no such key at 3"), 2, "no such key at 3"),
         (problem(500, "fault", "a fault of ours"), 4, "a fault of ours (request r-1)"),
