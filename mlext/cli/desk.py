@@ -68,6 +68,9 @@ class Desk:
         said = str(error).partition(": ")[0] + ":" if conditions else str(error)
         sys.stderr.write(_encodable(f"lading {self._command}: {tables.letters(said)}\n"))
         sys.stderr.write(_encodable(tables.verdict(conditions)))
+        # Where in a filter it is: the line, and a caret below the place.
+        for line in str(error.data.get("context", "")).splitlines():
+            sys.stderr.write(_encodable(f"  {tables.letters(line)}\n"))
         return error.status
 
 

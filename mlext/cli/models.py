@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlext.cli import tables
@@ -117,13 +117,17 @@ def _list_versions(desk: Desk, options: Namespace) -> int:
         "limit": options.limit,
     }
     found = desk.registry.pages(where, "versions", every=options.all, **asked)
-    desk.show(found, lambda width: version_table(found["versions"], width))
+    desk.show(
+        found, lambda width: version_table(found["versions"], width, is_of_any=not options.name)
+    )
     desk.more(found)
     return 0
 
 
-def version_table(found: Sequence[dict[str, Any]], width: int | None = None) -> str:
-    """Return versions as a table; models and aliases have a column where some are named."""
+def version_table(
+    found: Sequence[Mapping[str, Any]], width: int | None = None, *, is_of_any: bool = False
+) -> str:
+    """Return versions as a table: of any model, or of one, which needs no column then."""
     columns = {
         "MODEL": "model",
         "VERSION": "version",
@@ -134,8 +138,7 @@ def version_table(found: Sequence[dict[str, Any]], width: int | None = None) -> 
         "BY": "created_by",
         "DIGEST": "artifact_digest",
     }
-    several = len({each.get("model") for each in found}) > 1
-    left_out = {"MODEL"} if not several else set()
+    left_out = set() if is_of_any else {"MODEL"}
     if not any(each.get("aliases") for each in found):
         left_out.add("ALIASES")
     shown = {heading: key for heading, key in columns.items() if heading not in left_out}
@@ -250,5 +253,14 @@ def compare(arguments: Sequence[str]) -> int:
 def _compare(desk: Desk, options: Namespace) -> int:
     where = place("models", options.name, "compare")
     found = desk.registry.get(where, base=options.base, target=options.target)
-    desk.show(found, lambda width: tables.sections(found, width))
+    desk.show(found, lambda width: tables.sections(differing(found), width))
     return 0
+
+
+def differing(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a comparison without the parts in which nothing is."""
+    parts = {
+        key: differing(value) if isinstance(value, Mapping) else value
+        for key, value in found.items()
+    }
+    return {key: value for key, value in parts.items() if value not in ({}, [])}

@@ -125,9 +125,17 @@ def _part(value: Mapping[str, Any] | list[Any], width: int | None) -> str:
         if all(isinstance(each, Mapping) for each in value):
             return _records(value, within)
         return "".join(f"{plain(each)}\n" for each in value)
-    if all(isinstance(each, Mapping) for each in value.values()):
+    rows = list(value.values())
+    if all(isinstance(each, Mapping) for each in rows) and _are_alike(rows):
         return _records([{"": key, **each} for key, each in value.items()], within)
     return sections(value, within)
+
+
+def _are_alike(found: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell whether they are rows of one table: the same keys, each with one value."""
+    kinds = {frozenset(each) for each in found}
+    is_flat = not any(_is_part(value) for each in found for value in each.values())
+    return len(kinds) == 1 and frozenset() not in kinds and is_flat
 
 
 def _records(found: Sequence[Mapping[str, Any]], width: int | None) -> str:

@@ -166,6 +166,21 @@ lading promote: the gate of prod lets no version 2 of team/fraud pass:
     assert json.loads(as_json.err)["data"]["conditions"] == conditions
 
 
+def test_the_place_in_a_filter_is_pointed_at() -> None:
+    where = {"line": 1, "column": 12, "context": "metrics.f1 >> 0.8\n           ^"}
+    with answering(problem(400, "filter_invalid", "a number is due here", where)) as (lading, _):
+        ended = lading("versions", "team/fraud", "--filter", "metrics.f1 >> 0.8")
+    assert ended.status == 2
+    assert (
+        ended.err
+        == """\
+lading versions: a number is due here
+  metrics.f1 >> 0.8
+             ^
+"""
+    )
+
+
 def test_a_check_that_fails_is_told_on_stdout() -> None:
     conditions = [{"text": "2 approve", "passed": False, "reason": "none"}]
     checked = {"alias": "prod", "version": 2, "passed": False, "conditions": conditions}

@@ -13,7 +13,7 @@ from mlext.cli.audit import events_text
 from mlext.cli.client import CommandFailed
 from mlext.cli.gates import asks
 from mlext.cli.lineage import lineage_text
-from mlext.cli.models import version_table
+from mlext.cli.models import differing, version_table
 
 DIGEST = "sha256:" + "4bf5122f" * 8
 BASE = "sha256:" + "6e340b9c" * 8
@@ -64,9 +64,13 @@ def test_a_document_of_any_shape_is_shown_in_sections() -> None:
         "base": 41,
         "target": 42,
         "metadata": [{"field": "framework", "base": "torch", "target": "jax"}],
-        "metrics": {"f1": {"base": 0.9, "target": 0.93, "delta": 0.03}, "auc": {"target": 0.8}},
+        "metrics": {
+            "f1": {"base": 0.9, "target": 0.93, "delta": 0.03},
+            "auc": {"base": None, "target": 0.8, "delta": None},
+        },
         "files": {"added": [{"path": "a.bin", "size": 3}], "shared": [], "changed": ["b"]},
         "bytes": {"shared": 10, "total": 13},
+        "params": {"added": {"lr": 0.1}, "removed": {"lr": 0.2}, "changed": {}},
         "notes": ["one", "two"],
     }
     assert (
@@ -98,9 +102,45 @@ bytes:
   shared  10
   total   13
 
+params:
+  changed  -
+
+  added:
+    lr  0.1
+
+  removed:
+    lr  0.2
+
 notes:
   one
   two
+"""
+    )
+
+
+def test_of_a_comparison_only_what_differs_is_shown() -> None:
+    found = {
+        "model": "team/fraud",
+        "run": {"hyperparams": {"added": {}, "removed": {}, "changed": {}}},
+        "params": {"added": {}, "removed": {}, "changed": {"lr": {"base": 0.1, "target": 0.2}}},
+        "files": {"added": [], "shared": [{"path": "a.bin", "digest": DIGEST, "size": 3}]},
+        "bytes_shared": 0,
+    }
+    assert (
+        tables.sections(differing(found))
+        == """\
+model         team/fraud
+bytes shared  0
+
+params:
+  changed:
+        base  target
+    lr  0.1   0.2
+
+files:
+  shared:
+    path   digest               size
+    a.bin  sha256:4bf5122f4bf5  3
 """
     )
 
@@ -143,10 +183,13 @@ def test_versions_have_columns_for_what_is_said() -> None:
         "VERSION  FRAMEWORK  METRICS  CREATED               BY        DIGEST\n"
         "42       pytorch    f1=0.93  2026-11-25 03:00:00Z  robot:ci  sha256:4bf5122f4bf5\n"
     )
-    several = version_table([one, {**one, "model": "team/spam", "aliases": ["prod", "blue"]}])
+    several = version_table(
+        [one, {**one, "model": "team/spam", "aliases": ["prod", "blue"]}], is_of_any=True
+    )
     assert several.splitlines()[0].split()[:3] == ["MODEL", "VERSION", "ALIASES"]
     assert "team/spam   42       prod, blue" in several
     assert version_table([]).startswith("VERSION")
+    assert version_table([one], is_of_any=True).startswith("MODEL")
 
 
 FOUND = {
