@@ -1,0 +1,1 @@
+"""What a stored manifest is as a model, whoever packed it."""
