@@ -1,16 +1,21 @@
-"""What packs a model in a test: blobs in memory, tar layers."""
+"""What packs a model in a test: blobs in memory, manifests, GGUF headers, tar layers."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
+import struct
 import tarfile
+from collections.abc import Iterable
 from typing import Any
 
 from mlext.formats.description import Limits
 from mlext.formats.reading import BlobPieces, Budget, Reader
 from ociserver.errors import BlobUnknown
 from ociserver.refs import Digest
+
+SCALARS = {"u8": (0, "B"), "u32": (4, "I"), "i32": (5, "i"), "f32": (6, "f"), "u64": (10, "Q")}
 
 
 class Blobs:
@@ -42,6 +47,48 @@ class Blobs:
         """Return a reader of the bytes, as of a blob."""
         digest = Digest(self.add(body)["digest"])
         return Reader(BlobPieces(self, digest, len(body), Budget(limits or Limits())))
+
+
+def string(text: str | bytes, order: str = "<") -> bytes:
+    body = text.encode() if isinstance(text, str) else text
+    return struct.pack(f"{order}Q", len(body)) + body
+
+
+def gguf(
+    pairs: Iterable[tuple[str, str, Any]] = (),
+    tensors: Iterable[tuple[str, tuple[int, ...], int, int]] = (),
+    *,
+    version: int = 3,
+    order: str = "<",
+    data: int = 0,
+) -> bytes:
+    """Return a GGUF file: pairs are (key, type, value), tensors (name, shape, type, offset)."""
+    pairs, tensors = list(pairs), list(tensors)
+    body = b"GGUF" + struct.pack(f"{order}IQQ", version, len(tensors), len(pairs))
+    for key, kind, value in pairs:
+        body += string(key, order)
+        if kind == "str":
+            body += struct.pack(f"{order}I", 8) + string(value, order)
+        elif kind == "strs":
+            body += struct.pack(f"{order}IIQ", 9, 8, len(value))
+            body += b"".join(string(each, order) for each in value)
+        elif kind == "u32s":
+            body += struct.pack(f"{order}IIQ{len(value)}I", 9, 4, len(value), *value)
+        else:
+            number, code = SCALARS[kind]
+            body += struct.pack(f"{order}I{code}", number, value)
+    for name, shape, kind_of_tensor, offset in tensors:
+        body += string(name, order) + struct.pack(f"{order}I{len(shape)}Q", len(shape), *shape)
+        body += struct.pack(f"{order}IQ", kind_of_tensor, offset)
+    if data:
+        body += bytes(-len(body) % 32) + bytes(data)
+    return body
+
+
+def safetensors(header: Any, data: int = 0) -> bytes:
+    """Return a safetensors file; the header may be bytes, to be none."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(data)
 
 
 def tar(bodies: dict[str, bytes], kind: int = tarfile.PAX_FORMAT, **fields: Any) -> bytes:
