@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import json
@@ -10,8 +11,9 @@ import tarfile
 from collections.abc import Iterable
 from typing import Any
 
-from mlext.formats.description import Limits
+from mlext.formats import Description, Limits, describe
 from mlext.formats.reading import BlobPieces, Budget, Reader
+from ociserver.content import OCI_MANIFEST
 from ociserver.errors import BlobUnknown
 from ociserver.refs import Digest
 
@@ -43,10 +45,40 @@ class Blobs:
     def bytes_read(self) -> int:
         return sum(count for _, _, count in self.asked)
 
+    def describe(self, document: dict[str, Any], limits: Limits | None = None) -> Description:
+        body = json.dumps(document).encode()
+        media_type = document.get("mediaType", OCI_MANIFEST)
+        return asyncio.run(describe(body, media_type, self, limits or Limits()))
+
     def reader(self, body: bytes, limits: Limits | None = None) -> Reader:
         """Return a reader of the bytes, as of a blob."""
         digest = Digest(self.add(body)["digest"])
         return Reader(BlobPieces(self, digest, len(body), Budget(limits or Limits())))
+
+
+def manifest(
+    config: dict[str, Any], layers: Iterable[dict[str, Any]], **more: Any
+) -> dict[str, Any]:
+    return {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": config,
+        "layers": list(layers),
+        **more,
+    }
+
+
+def titled(title: str) -> dict[str, str]:
+    return {"org.opencontainers.image.title": title}
+
+
+def files(blobs: Blobs, bodies: dict[str, bytes]) -> dict[str, Any]:
+    """Return the manifest of plain files, as ORAS writes it."""
+    layers = [
+        blobs.add(body, "application/octet-stream", annotations=titled(path))
+        for path, body in bodies.items()
+    ]
+    return manifest(blobs.add(b"{}", "application/vnd.oci.empty.v1+json"), layers)
 
 
 def string(text: str | bytes, order: str = "<") -> bytes:
