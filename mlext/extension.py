@@ -12,10 +12,12 @@ from mlext.storage.catalog import ROWS
 from mlext.warden import Warden
 from mlext.web.aliases import AliasDoors
 from mlext.web.answers import Holding
+from mlext.web.audit import AuditDoors
+from mlext.web.descriptions import DescriptionDoors
 from mlext.web.downloads import DownloadDoors
 from mlext.web.gates import GateDoors
 from mlext.web.lineage import LineageDoors
-from mlext.web.places import places
+from mlext.web.places import Handlers, places
 from mlext.web.runs import RunDoors
 from mlext.web.versions import VersionDoors
 from ociserver.extension import House, Opened
@@ -54,14 +56,18 @@ class Models:
             await catalog.write(lambda tx: tx.drop_answers(before))
 
         return Opened(
-            admission=Warden(),
+            admission=Warden(history=house.alias_history),
             places=places(
-                VersionDoors(house, catalog, holding),
-                AliasDoors(house, catalog, holding, resolved),
-                RunDoors(house, catalog),
-                GateDoors(house, catalog),
-                LineageDoors(house, catalog),
-                DownloadDoors(house, catalog, LinkKey(catalog)),
+                Handlers(
+                    versions=VersionDoors(house, catalog, holding),
+                    descriptions=DescriptionDoors(house, catalog, holding),
+                    aliases=AliasDoors(house, catalog, holding, resolved),
+                    runs=RunDoors(house, catalog),
+                    gates=GateDoors(house, catalog),
+                    lineage=LineageDoors(house, catalog),
+                    downloads=DownloadDoors(house, catalog, LinkKey(catalog)),
+                    audit=AuditDoors(catalog),
+                )
             ),
             offers=_OFFERS,
             background=[(_FORGET_SECONDS, forget_answers)],

@@ -6,7 +6,6 @@ rules of aliases; what an alias needs is not taken away.
 
 from __future__ import annotations
 
-import math
 from typing import cast
 
 from mlext import aliases, versions
@@ -27,7 +26,7 @@ class Warden:
     stays for a rollback.
     """
 
-    def __init__(self, *, history: float = math.inf) -> None:
+    def __init__(self, *, history: float) -> None:
         self._history = history
 
     def pushed(

@@ -78,12 +78,13 @@ def create_app(settings: Settings) -> FrontDoor:
     access_log = AccessLog() if settings.access_log == "on" else None
     access = _access(settings, stores.catalog, uploads, metrics)
     reader = _reader(settings, stores)
+    pull = _pull(settings, stores, reader)
     opened = extension.open(
         House(
             catalog=stores.catalog,
             reader=reader,
             store_url=_store_url(_redirects(settings, stores.presign)),
-            settings=settings,
+            alias_history=settings.alias_history or math.inf,
             body=_documents(settings, metrics),
             is_public=access.is_public,
             origin=lambda request: access.guard.realm.origin(request.scope),
@@ -91,7 +92,6 @@ def create_app(settings: Settings) -> FrontDoor:
             manifest=pull.manifest,
         )
     )
-    pull = _pull(settings, stores, reader)
     push = _push(settings, stores, uploads, metrics, opened.admission)
     service = Service(stores.catalog, stores.blobs, metrics, offers=opened.offers)
 

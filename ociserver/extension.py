@@ -18,7 +18,6 @@ from ociserver.admission import Admission, Author
 from ociserver.auth.rules import Action
 from ociserver.ports import Catalog, StoredBlob
 from ociserver.registry import RegistryReader
-from ociserver.settings import Settings
 
 _EXTENSION = "mlext.extension:Models"
 
@@ -48,13 +47,14 @@ class House:
     `body` reads a request's body, in bounds; `is_public` tells of a repository whether anyone may
     pull from it. `origin` is our address as the client of a request has it. `blob` and `manifest`
     answer pulls, by the path parameters `name`, and `digest` or `reference`, of whoever was let in;
-    they send nobody to the store.
+    they send nobody to the store. `alias_history` is for how many seconds what an alias pointed at
+    stays for a rollback.
     """
 
     catalog: Catalog
     reader: RegistryReader
     store_url: StoreUrl
-    settings: Settings
+    alias_history: float
     body: Callable[[Request], Awaitable[bytes]]
     is_public: Callable[[str], bool]
     origin: Callable[[Request], str]

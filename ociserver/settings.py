@@ -259,6 +259,11 @@ class Settings:
         _or_nothing("keep", SECONDS),
         "drop manifests so long after they were pushed, asked for, or lost a tag",
     )
+    alias_history: float | None = _setting(
+        None,
+        _or_nothing("forever", SECONDS),
+        "keep for a rollback so long what an alias of a model pointed at",
+    )
     gc_delay: float = _setting(900.0, SECONDS, "from the end of a blob's last link to its bytes'")
     gc_interval: float | None = _setting(
         None, _or_nothing("off", SECONDS), "collect garbage this often, one worker in its turn"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import Any, get_type_hints
+
 from starlette.routing import Route
 
-from mlext.web.aliases import AliasDoors
-from mlext.web.gates import GateDoors
-from mlext.web.places import places
-from mlext.web.runs import RunDoors
-from mlext.web.versions import VersionDoors
+from mlext.web.places import Handlers, places
 from ociserver.web.guard import Guard
 from ociserver.web.pull import Pull
 from ociserver.web.push import Push
@@ -19,17 +18,15 @@ from ociserver.web.tokens import TokenDoor
 
 def table() -> list[Route]:
     """Return every row of it."""
-    extended = places(
-        VersionDoors.__new__(VersionDoors),
-        AliasDoors.__new__(AliasDoors),
-        RunDoors.__new__(RunDoors),
-        GateDoors.__new__(GateDoors),
-    )
+    kinds = get_type_hints(Handlers)
+    named: dict[str, Any] = {
+        each.name: kinds[each.name].__new__(kinds[each.name]) for each in fields(Handlers)
+    }
     return routes(
         Guard.__new__(Guard),
         Pull.__new__(Pull),
         Push.__new__(Push),
         Service.__new__(Service),
         TokenDoor.__new__(TokenDoor),
-        extended=extended,
+        extended=places(Handlers(**named)),
     )

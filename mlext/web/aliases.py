@@ -178,7 +178,9 @@ class AliasDoors:
     async def check(self, request: Request) -> Response:
         """Say of every condition whether a version meets it, and move nothing."""
         name, alias = _place(request)
-        number = parse_number(request.query_params.get("version", ""))
+        if "version" not in request.query_params:
+            raise DocumentInvalid("version=N is the number of the version to check")
+        number = parse_number(request.query_params["version"])
         by = author_of(request)
 
         def read(tx: ModelsTx) -> dict[str, object]:

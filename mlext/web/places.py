@@ -5,8 +5,11 @@ is of one repository, `/v2/{name}/_lading/…` (distribution spec, extensions).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from mlext.web.aliases import AliasDoors
+from mlext.web.audit import AuditDoors
+from mlext.web.descriptions import DescriptionDoors
 from mlext.web.downloads import DownloadDoors
 from mlext.web.gates import GateDoors
 from mlext.web.lineage import LineageDoors
@@ -16,95 +19,117 @@ from ociserver.auth.rules import Action
 from ociserver.extension import Doors, For, Place
 
 
-def places(  # noqa: PLR0913, PLR0917 - one for each part of the table
-    versions: VersionDoors,
-    aliases: AliasDoors,
-    runs: RunDoors,
-    gates: GateDoors,
-    lineage: LineageDoors,
-    downloads: DownloadDoors,
-) -> Sequence[Place]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handlers:
+    """What answers, by the part of the table that it is for."""
+
+    versions: VersionDoors
+    descriptions: DescriptionDoors
+    aliases: AliasDoors
+    runs: RunDoors
+    gates: GateDoors
+    lineage: LineageDoors
+    downloads: DownloadDoors
+    audit: AuditDoors
+
+
+def places(to: Handlers) -> Sequence[Place]:
     """Return the paths, and the right that each method needs."""
     gate: Doors = {
-        "GET": (gates.gate, Action.ADMIN),
-        "PUT": (gates.put, Action.ADMIN),
-        "DELETE": (gates.drop, Action.ADMIN),
+        "GET": (to.gates.gate, Action.ADMIN),
+        "PUT": (to.gates.put, Action.ADMIN),
+        "DELETE": (to.gates.drop, Action.ADMIN),
     }
-    run: Doors = {"GET": (runs.run, For.THE_KNOWN), "PUT": (runs.put, For.THE_KNOWN)}
+    run: Doors = {"GET": (to.runs.run, For.THE_KNOWN), "PUT": (to.runs.put, For.THE_KNOWN)}
     of_models: Sequence[tuple[str, str, Doors]] = (
         (
             "/versions",
             "versions",
-            {"POST": (versions.register, Action.REGISTER)},
+            {"POST": (to.versions.register, Action.REGISTER)},
         ),
-        ("/versions/{number}", "model_version", {"GET": (versions.version, Action.PULL)}),
+        ("/versions/{number}", "model_version", {"GET": (to.versions.version, Action.PULL)}),
+        (
+            "/versions/{number}/description",
+            "description",
+            {"GET": (to.descriptions.description, Action.PULL)},
+        ),
         (
             "/versions/{number}/evaluations",
             "evaluations",
             {
-                "GET": (versions.evaluations, Action.PULL),
-                "POST": (versions.evaluate, Action.REGISTER),
+                "GET": (to.versions.evaluations, Action.PULL),
+                "POST": (to.versions.evaluate, Action.REGISTER),
             },
         ),
         (
             "/versions/{number}/lineage",
             "version_lineage",
-            {"GET": (lineage.of_version, Action.PULL), "POST": (lineage.add, Action.REGISTER)},
+            {
+                "GET": (to.lineage.of_version, Action.PULL),
+                "POST": (to.lineage.add, Action.REGISTER),
+            },
         ),
         (
             "/versions/{number}/approvals",
             "approvals",
-            {"GET": (aliases.approvals, Action.PULL), "POST": (aliases.approve, Action.APPROVE)},
+            {
+                "GET": (to.aliases.approvals, Action.PULL),
+                "POST": (to.aliases.approve, Action.APPROVE),
+            },
         ),
         (
             "/aliases",
             "aliases",
             {
-                "GET": (aliases.aliases, Action.PULL),
-                "POST": (aliases.move_several, Action.PROMOTE),
+                "GET": (to.aliases.aliases, Action.PULL),
+                "POST": (to.aliases.move_several, Action.PROMOTE),
             },
         ),
         (
             "/aliases/{alias}",
             "alias",
-            {"GET": (aliases.alias, Action.PULL), "PUT": (aliases.move, Action.PROMOTE)},
+            {"GET": (to.aliases.alias, Action.PULL), "PUT": (to.aliases.move, Action.PROMOTE)},
         ),
-        ("/aliases/{alias}/history", "history", {"GET": (aliases.history, Action.PULL)}),
-        ("/aliases/{alias}/check", "check", {"GET": (aliases.check, Action.PULL)}),
+        ("/aliases/{alias}/history", "history", {"GET": (to.aliases.history, Action.PULL)}),
+        ("/aliases/{alias}/check", "check", {"GET": (to.aliases.check, Action.PULL)}),
         (
             "/artifacts/{digest}/download",
             "download",
-            {"GET": (downloads.download, Action.PULL)},
+            {"GET": (to.downloads.download, Action.PULL)},
         ),
         # Last: a model's name may end like any of the others.
         (
             "",
             "model",
-            {"GET": (versions.model, Action.PULL), "PATCH": (versions.describe, Action.REGISTER)},
+            {
+                "GET": (to.versions.model, Action.PULL),
+                "PATCH": (to.versions.describe, Action.REGISTER),
+            },
         ),
     )
     return [
         ("/v1/runs/{run_id:path}", "run", run),
-        ("/v1/lineage", "lineage", {"GET": (lineage.of_node, For.THE_KNOWN)}),
+        ("/v1/lineage", "lineage", {"GET": (to.lineage.of_node, For.THE_KNOWN)}),
         (
             "/v1/artifacts/{digest}/download",
             "download",
-            {"GET": (downloads.download, For.THE_KNOWN)},
+            {"GET": (to.downloads.download, For.THE_KNOWN)},
         ),
         # The signature in the address is all that these ask for.
         (
             "/v1/downloads/{name:path}/blobs/{digest}",
             "signed_blob",
-            {"GET": (downloads.blob, For.STRANGERS)},
+            {"GET": (to.downloads.blob, For.STRANGERS)},
         ),
         (
             "/v1/downloads/{name:path}/manifests/{digest}",
             "signed_manifest",
-            {"GET": (downloads.manifest, For.STRANGERS)},
+            {"GET": (to.downloads.manifest, For.STRANGERS)},
         ),
-        ("/v1/gates", "gates", {"GET": (gates.gates, Action.ADMIN)}),
+        ("/v1/audit", "audit", {"GET": (to.audit.events, Action.READ_AUDIT)}),
+        ("/v1/gates", "gates", {"GET": (to.gates.gates, Action.ADMIN)}),
         ("/v1/gates/{gate_id:path}", "gate", gate),
-        ("/v1/models", "models", {"GET": (versions.models, For.THE_KNOWN)}),
+        ("/v1/models", "models", {"GET": (to.versions.models, For.THE_KNOWN)}),
         *_at_both_doors(of_models),
     ]
 

@@ -18,6 +18,7 @@ from ociserver.auth.globs import anchored
 from ociserver.auth.principals import ANYONE, Principal, is_name
 from ociserver.refs import is_repository
 
+_EVERYWHERE = "**"
 # What a glob of repositories, and one of aliases, is made of.
 REPOSITORY_GLOB = re.compile(r"(?!.*\*{3})[a-z0-9._/*-]+")
 ALIAS_GLOB = re.compile(r"(?!.*\*{3})[A-Za-z0-9._*-]+")
@@ -119,6 +120,10 @@ class Rights:
     def allow(self, action: Action, repository: str, alias: str | None = None) -> bool:
         """Tell whether a rule grants it."""
         return self.rule(action, repository, alias) is not None
+
+    def allow_everywhere(self, action: Action) -> bool:
+        """Tell whether a rule grants it on `**`: whatever repository there is or will be."""
+        return any(action in each.may and _EVERYWHERE in each.on for each in self._rules)
 
     def allow_somewhere(self, action: Action) -> bool:
         """Tell whether a rule grants it, wherever."""

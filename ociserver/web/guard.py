@@ -124,7 +124,8 @@ class Guard:
         return caller
 
     async def admit(self, scope: Scope, action: Action | None) -> Caller:
-        """Return who asks, if they may do this in the repository that the path names.
+        """Return who asks, if they may do this in the repository that the path names, or everywhere
+        if it names none.
 
         Without an action, if they say who they are: then a client learns that it can log in.
         Raises Unauthenticated, NameInvalid, NameUnknown, Denied, TooManyRequests, Unavailable.
@@ -136,10 +137,12 @@ class Guard:
             if caller.is_late:
                 await self._admit_late(caller, repository, upload)
         except Unauthenticated as error:
-            if action is not None:
+            if action is not None and repository:
                 error.scope = _scope(action, repository, _source(scope))
             raise
-        if action is not None:
+        if action is not None and "name" not in parameters:
+            self._require_everywhere(caller, action, scope)
+        elif action is not None:
             # Rules are asked about names alone: text of any length is slow to match and to keep.
             repository = parse_name(repository)
             self._require(caller, action, repository, scope)
@@ -172,6 +175,16 @@ class Guard:
                 "say who you are", scope=_scope(action, repository, _source(scope))
             )
         raise NameUnknown(f"there is no repository {shown} that {caller.principal.name} may see")
+
+    def _require_everywhere(self, caller: Caller, action: Action, scope: Scope) -> None:
+        # A token is for repositories, and has nothing to say beyond them.
+        if caller.access is None and caller.rights.allow_everywhere(action):
+            return
+        if caller.says_nothing or caller.access is not None:
+            raise Unauthenticated("say who you are by Basic: a token is for repositories alone")
+        self._limits.refused("denied")
+        self._note(caller, action, "**", scope)
+        raise Denied(f'no rule lets {caller.principal.name} {action} on "**"')
 
     def _require_source(self, caller: Caller, repository: str, scope: Scope) -> None:
         # Whether the blob is there is not looked at. Where no rule lets them pull, or the mount
