@@ -69,3 +69,19 @@ class KeyReused(Conflict):
 
 class GateUnknown(NameUnknown):
     """There is no such gate."""
+
+
+class FilterInvalid(DocumentInvalid):
+    """The filter is no sentence of its language (`mlext/filters.py`).
+
+    `detail` has where, `line` and `column` from 1, `offset` from 0, and `context`: the line with a
+    caret below the place.
+    """
+
+
+class CursorInvalid(DocumentInvalid):
+    """The cursor is none that was given out for this search."""
+
+
+class SearchSlow(DocumentInvalid):
+    """The search takes longer than one may: a narrower filter is needed."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol, TypeVar
 
+from mlext.pages import Page, Query
 from mlext.records import (
     Alias,
     AliasMove,
@@ -207,7 +208,21 @@ class DownloadRows(Protocol):
         """Return the secret of that name, which is this one where there was none."""
 
 
-class ModelsTx(CatalogTx, VersionRows, AliasRows, LineageRows, DownloadRows, Protocol):
+class SearchRows(Protocol):
+    """Versions by what is said of them."""
+
+    def found(self, query: Query) -> Page:
+        """Return a page of the query: its limit at most, and at most `BODIES_MAX` bytes of bodies
+        where that is more than one. Raises SearchSlow.
+        """
+
+    def model_names(self) -> Sequence[RepositoryName]:
+        """Return the names of all models."""
+
+
+class ModelsTx(
+    CatalogTx, VersionRows, AliasRows, LineageRows, DownloadRows, SearchRows, Protocol
+):
     """The catalog's transaction with the model registry's rows."""
 
 

@@ -56,6 +56,12 @@ model_version = Table(
 )
 Index("model_version_by_digest", model_version.c.digest)
 Index("model_version_by_time", model_version.c.repository_id, model_version.c.created_at)
+Index(
+    "model_version_latest",
+    model_version.c.created_at,
+    model_version.c.repository_id,
+    model_version.c.number,
+)
 
 # What versions are found and sorted by: a row for each metric, parameter and tag. A metric's row
 # holds what is known last: an evaluation's value takes the place of an earlier one here, and only
@@ -140,6 +146,7 @@ alias = Table(
     Column("reason", _text(), nullable=False),
 )
 Index("alias_by_version", alias.c.repository_id, alias.c.number)
+Index("alias_by_name", alias.c.name, alias.c.repository_id, alias.c.number)
 
 # Where it pointed when: a row for each move, `at` growing with `move`.
 alias_move = Table(

@@ -69,6 +69,9 @@ def _models() -> None:
     )
     op.create_index("model_version_by_digest", "model_version", ["digest"])
     op.create_index("model_version_by_time", "model_version", ["repository_id", "created_at"])
+    op.create_index(
+        "model_version_latest", "model_version", ["created_at", "repository_id", "number"]
+    )
     op.create_table(
         "version_value",
         _repository(),
@@ -133,6 +136,7 @@ def _aliases() -> None:
         _text("reason"),
     )
     op.create_index("alias_by_version", "alias", ["repository_id", "number"])
+    op.create_index("alias_by_name", "alias", ["name", "repository_id", "number"])
     op.create_table(
         "alias_move",
         _repository(),

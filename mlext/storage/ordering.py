@@ -1,0 +1,346 @@
+"""The statement of one page of a search: which keys, in which order, and what is shown of them.
+
+The anchor is what is gone through until a page is full: the versions of a narrow condition, the
+rows of the first sort key in the order of their index, or all versions. Everything else that is
+asked is looked up for each of them by primary key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    FromClause,
+    Integer,
+    Null,
+    Select,
+    String,
+    Subquery,
+    and_,
+    case,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+)
+
+from mlext.filters import (
+    All,
+    Comparison,
+    Expression,
+    Field,
+    Kind,
+    Presence,
+    conditions,
+)
+from mlext.pages import (
+    BODIES_MAX,
+    MODEL,
+    TEXT_MAX,
+    VERSION,
+    Position,
+    Query,
+    SortKey,
+    SortValue,
+    columns,
+)
+from mlext.storage.matching import KINDS, SPARSE, Matching, attribute, keys_of
+from mlext.storage.schema import alias, model_version, version_value
+from ociserver.storage.schema import repository
+
+# Models that are worth being gone through one by one.
+_FEW = 100
+# Names have no control characters (`documents.py`), nor have numbers and aliases.
+WITHIN, BETWEEN = "\x1f", "\x1e"
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Where is searched, by the ids of repositories: in one model, or in all or these."""
+
+    model_id: int | None = None
+    within: Sequence[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """One column of the order. `lacking` tells whether it may be NULL, which comes last."""
+
+    of: ColumnElement[Any]
+    descending: bool
+    lacking: bool
+
+    @property
+    def is_constant(self) -> bool:
+        return isinstance(self.of, Null)
+
+    def order(self) -> Iterator[ColumnElement[Any]]:
+        if self.is_constant:
+            return
+        if self.lacking:
+            yield self.of.is_(None)
+        yield self.of.desc() if self.descending else self.of.asc()
+
+    def after(self, value: SortValue | ColumnElement[int]) -> ColumnElement[bool] | None:
+        """Return what comes strictly after the value, None where nothing does."""
+        if value is None:
+            return None
+        beyond = self.of < value if self.descending else self.of > value
+        return or_(beyond, self.of.is_(None)) if self.lacking else beyond
+
+    def same(self, value: SortValue | ColumnElement[int]) -> ColumnElement[bool]:
+        return self.of.is_(None) if value is None else self.of == value
+
+    def unindexed(self) -> _Column:
+        """Return the same, in an order that no index gives."""
+        if self.is_constant:
+            return self
+        nothing = "" if isinstance(self.of.type, String) else 0
+        return replace(self, of=self.of + nothing)
+
+
+def conjuncts(expression: Expression | None) -> Iterator[Expression]:
+    """Yield what must all hold."""
+    if isinstance(expression, All):
+        for each in expression.parts:
+            yield from conjuncts(each)
+    elif expression is not None:
+        yield expression
+
+
+class Selection:
+    """One page. Where all models are searched and the first sort key is one that versions may lack,
+    only those with it are taken, or with `lacking` those without. `driver` is the condition
+    whose versions, few of them, are gone through; without it the first sort key's index is.
+    """
+
+    def __init__(
+        self,
+        dialect: str,
+        query: Query,
+        scope: Scope,
+        *,
+        lacking: bool = False,
+        driver: Expression | None = None,
+    ) -> None:
+        self._dialect = dialect
+        self._query = query
+        self._scope = scope
+        self._driver = driver
+        first = query.order[0].field
+        is_parted = scope.model_id is None and first.kind in KINDS
+        self._lacked = first if is_parted and lacking else None
+        self._had = first if is_parted and not lacking else None
+        self._where: list[ColumnElement[bool]] = []
+        self._anchor: FromClause = model_version
+        keys = None if driver is None else keys_of(driver)
+        self._is_sorted = keys is None and self._had is not None
+        if keys is not None:
+            self._anchor = keys.subquery("driver")
+        elif self._is_sorted:
+            row = self._anchor = version_value.alias("sorted")
+            self._where += [row.c.kind == KINDS[first.kind], row.c.key == first.key]
+        self._id: ColumnElement[int] = self._anchor.c.repository_id
+        self._number: ColumnElement[int] = self._anchor.c.number
+        self._matching = Matching(dialect, self._id, self._number)
+        found = [each for key in query.order for each in self._of_key(key)]
+        self._columns = found if keys is None else [each.unindexed() for each in found]
+        self.width = len(found)
+        self._filter()
+
+    def _of_key(self, key: SortKey) -> Iterator[_Column]:
+        field, down = key.field, key.descending
+        if field == self._lacked:
+            yield from (_Column(null(), down, True) for _ in columns((key,)))
+        elif field.kind in KINDS:
+            is_there = field == self._had
+            if field.kind is not Kind.TAG:
+                number = self._value(field, "number_value")
+                yield _Column(number, down, not is_there or field.kind is Kind.PARAM)
+            if field.kind is not Kind.METRIC:
+                text = _beginning(self._value(field, "text_value"))
+                yield _Column(text, down, not is_there)
+        elif field == VERSION:
+            yield _Column(self._number, down, False)
+        elif field.key in SPARSE:
+            text = _beginning(attribute(field.key))
+            yield _Column(func.nullif(text, "", type_=String()), down, True)
+        else:
+            yield _Column(attribute(field.key), down, False)
+
+    def _value(self, field: Field, column: str) -> ColumnElement[Any]:
+        if field == self._had and self._is_sorted:
+            found: ColumnElement[Any] = self._anchor.c[column]
+            return found
+        return self._matching.sort_value(field, column)
+
+    def _filter(self) -> None:
+        # Those with it are the anchor's rows, unless the anchor is another.
+        if self._lacked is not None:
+            self._where.append(self._matching.holds(Presence(self._lacked, present=False)))
+        elif self._had is not None and not self._is_sorted:
+            self._where.append(self._matching.holds(Presence(self._had, present=True)))
+        for each in conjuncts(self._query.where):
+            if each is not self._driver:
+                self._where.append(self._on_anchor(each))
+        if self._scope.model_id is not None:
+            self._where.append(self._id == self._scope.model_id)
+        if self._scope.within is not None:
+            self._where.append(self._is_within())
+        if self._query.after is not None:
+            self._where.append(self._is_after(self._query.after))
+
+    def _on_anchor(self, each: Expression) -> ColumnElement[bool]:
+        """Return whether it holds; of the anchor's own field, so that its index bounds the scan."""
+        if isinstance(each, Comparison) and each.field == self._had and self._is_sorted:
+            return self._matching.value(self._anchor, each.operator, each.values)
+        return self._matching.holds(each)
+
+    def _is_within(self) -> ColumnElement[bool]:
+        ids = [*(self._scope.within or ())]
+        # With a sum there is no index to go by: many models are no way to find anything.
+        of = self._id if len(ids) <= _FEW else self._id + 0
+        if self._dialect == "sqlite":
+            return of.in_(select(func.json_each(json.dumps(ids)).table_valued("value").c.value))
+        return of == func.any(literal(ids, ARRAY(Integer)))
+
+    def _is_after(self, after: Position) -> ColumnElement[bool]:
+        """Return whether a version comes after the position: in its first column that differs."""
+        ties = self._ties()
+        values: list[SortValue | ColumnElement[int]] = [*after.values]
+        if len(ties) == 2:  # noqa: PLR2004 - a model and a number
+            named = repository.alias("last")
+            values.append(select(named.c.id).where(named.c.name == after.model).scalar_subquery())
+        if ties:
+            values.append(after.number)
+        either: list[ColumnElement[bool]] = []
+        same: list[ColumnElement[bool]] = []
+        for column, value in zip([*self._columns, *ties], values, strict=True):
+            beyond = column.after(value)
+            if beyond is not None:
+                either.append(and_(*same, beyond))
+            if not column.is_constant:
+                same.append(column.same(value))
+        found = or_(*either)
+        first, value = self._columns[0], values[0]
+        if value is None or first.lacking:
+            return found
+        # It follows from the rest, and no planner sees that it bounds a scan.
+        bound = first.of <= value if first.descending else first.of >= value
+        return and_(bound, found)
+
+    def _ties(self) -> list[_Column]:
+        """Return what orders versions that are equal so far: as the index of the anchor does."""
+        fields = {each.field for each in self._query.order}
+        down = self._query.order[-1].descending
+        if VERSION in fields and (self._scope.model_id is not None or MODEL in fields):
+            return []
+        number = _Column(self._number, down, lacking=False)
+        if self._scope.model_id is not None:
+            return [number]
+        return [_Column(self._id, down, lacking=False), number]
+
+    def _source(self) -> FromClause:
+        """Return the anchor, and what the statement needs beside it."""
+        found = self._anchor
+        used = {each.key for each in self._fields() if each.kind is Kind.ATTRIBUTE}
+        if used - {"version", "model"} and self._anchor is not model_version:
+            found = found.join(
+                model_version,
+                and_(
+                    model_version.c.repository_id == self._id,
+                    model_version.c.number == self._number,
+                ),
+            )
+        if "model" in used:
+            found = found.join(repository, repository.c.id == self._id)
+        return found
+
+    def _fields(self) -> Iterator[Field]:
+        for each in self._query.order:
+            yield each.field
+        if self._query.where is not None:
+            for condition in conditions(self._query.where):
+                yield condition.field
+
+    def statement(self) -> Select[Any]:
+        """Return the statement: a row for each version, and one more that is not shown."""
+        sought = [*self._columns, *self._ties()]
+        keys = select(
+            self._id.label("repository_id"),
+            self._number.label("number"),
+            *(each.of.label(f"sort_{index}") for index, each in enumerate(self._columns)),
+        ).select_from(self._source())
+        order = [part for each in sought for part in each.order()]
+        page = keys.where(*self._where).order_by(*order).limit(self._query.limit + 1)
+        return self._shown(page.subquery("page"))
+
+    def _shown(self, page: Subquery) -> Select[Any]:
+        sort = [
+            _Column(page.c[f"sort_{index}"], each.descending, each.lacking)
+            for index, each in enumerate(self._columns)
+        ]
+        ties = [
+            _Column(page.c[each.of.key or ""], each.descending, lacking=False)
+            for each in self._ties()
+        ]
+        order = [part for each in [*sort, *ties] for part in each.order()]
+        place = func.row_number().over(order_by=order)
+        size = func.sum(func.length(model_version.c.body)).over(order_by=order, rows=(None, 0))
+        is_shown = and_(place <= self._query.limit, or_(place == 1, size <= BODIES_MAX))
+        values = [page.c[f"sort_{index}"] for index in range(self.width)]
+        rest = [each for each in model_version.c if each.name not in ("repository_id", "body")]
+        return (
+            select(
+                *values,
+                *rest,
+                repository.c.name,
+                case((is_shown, model_version.c.body)).label("body"),
+                _metrics(page).label("metrics"),
+                _aliases(page).label("aliases"),
+            )
+            .select_from(page)
+            .join(
+                model_version,
+                and_(
+                    model_version.c.repository_id == page.c.repository_id,
+                    model_version.c.number == page.c.number,
+                ),
+            )
+            .join(repository, repository.c.id == page.c.repository_id)
+            .order_by(*order)
+        )
+
+
+def _metrics(page: Subquery) -> ColumnElement[str]:
+    row = version_value.alias("measured")
+    each = row.c.key + WITHIN + row.c.text_value
+    return (
+        select(func.aggregate_strings(each, BETWEEN))
+        .where(
+            row.c.repository_id == page.c.repository_id,
+            row.c.number == page.c.number,
+            # By primary key: SQLite would have it that an index on the kind is as good.
+            row.c.kind + "" == KINDS[Kind.METRIC],
+        )
+        .scalar_subquery()
+    )
+
+
+def _aliases(page: Subquery) -> ColumnElement[str]:
+    row = alias.alias("pointing")
+    return (
+        select(func.aggregate_strings(row.c.name, BETWEEN))
+        .where(row.c.repository_id == page.c.repository_id, row.c.number == page.c.number)
+        .scalar_subquery()
+    )
+
+
+def _beginning(text: ColumnElement[Any]) -> ColumnElement[str]:
+    return func.substr(text, 1, TEXT_MAX, type_=String())
