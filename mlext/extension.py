@@ -19,6 +19,7 @@ from mlext.web.gates import GateDoors
 from mlext.web.lineage import LineageDoors
 from mlext.web.places import Handlers, places
 from mlext.web.runs import RunDoors
+from mlext.web.search import SearchDoors
 from mlext.web.versions import VersionDoors
 from ociserver.extension import House, Opened
 from ociserver.fresh import FreshCache
@@ -67,6 +68,7 @@ class Models:
                     lineage=LineageDoors(house, catalog),
                     downloads=DownloadDoors(house, catalog, LinkKey(catalog)),
                     audit=AuditDoors(catalog),
+                    search=SearchDoors(catalog),
                 )
             ),
             offers=_OFFERS,

@@ -14,6 +14,7 @@ from mlext.web.downloads import DownloadDoors
 from mlext.web.gates import GateDoors
 from mlext.web.lineage import LineageDoors
 from mlext.web.runs import RunDoors
+from mlext.web.search import SearchDoors
 from mlext.web.versions import VersionDoors
 from ociserver.auth.rules import Action
 from ociserver.extension import Doors, For, Place
@@ -31,6 +32,7 @@ class Handlers:
     lineage: LineageDoors
     downloads: DownloadDoors
     audit: AuditDoors
+    search: SearchDoors
 
 
 def places(to: Handlers) -> Sequence[Place]:
@@ -45,7 +47,10 @@ def places(to: Handlers) -> Sequence[Place]:
         (
             "/versions",
             "versions",
-            {"POST": (to.versions.register, Action.REGISTER)},
+            {
+                "GET": (to.search.versions, Action.PULL),
+                "POST": (to.versions.register, Action.REGISTER),
+            },
         ),
         ("/versions/{number}", "model_version", {"GET": (to.versions.version, Action.PULL)}),
         (
@@ -97,6 +102,7 @@ def places(to: Handlers) -> Sequence[Place]:
             "download",
             {"GET": (to.downloads.download, Action.PULL)},
         ),
+        ("/compare", "compare", {"GET": (to.search.compare, Action.PULL)}),
         # Last: a model's name may end like any of the others.
         (
             "",
@@ -130,6 +136,7 @@ def places(to: Handlers) -> Sequence[Place]:
         ("/v1/gates", "gates", {"GET": (to.gates.gates, Action.ADMIN)}),
         ("/v1/gates/{gate_id:path}", "gate", gate),
         ("/v1/models", "models", {"GET": (to.versions.models, For.THE_KNOWN)}),
+        ("/v1/versions", "found", {"GET": (to.search.everywhere, For.THE_KNOWN)}),
         *_at_both_doors(of_models),
     ]
 

@@ -1,0 +1,190 @@
+"""Finding versions and comparing two of them: the handlers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from mlext import comparison, filters, pages, versions
+from mlext.errors import DocumentInvalid
+from mlext.filters import Expression, quoted
+from mlext.pages import Found, Page, Query
+from mlext.ports import ModelsCatalog, ModelsTx
+from mlext.web.answers import shown
+from mlext.web.versions import parse_number
+from ociserver.auth.rules import Action
+from ociserver.extension import author_of
+from ociserver.refs import RepositoryName, parse_name, shortened
+
+_METRIC = re.compile(
+    r"(?P<key>[^<>=!]+?)\s*(?P<how>!=|<=|>=|=|<|>)\s*(?P<number>[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)"
+)
+_PAGING = ("filter", "sort", "limit", "cursor")
+# What may be asked for more than once: each must hold.
+_REPEATED = ("tag", "metric")
+
+
+class SearchDoors:
+    """Handlers of searches."""
+
+    def __init__(self, catalog: ModelsCatalog) -> None:
+        self._catalog = catalog
+
+    async def versions(self, request: Request) -> Response:
+        """List versions of a model."""
+        name = parse_name(request.path_params["name"])
+        query = _query(request, name)
+
+        def read(tx: ModelsTx) -> Page:
+            versions.the_model(tx, name)
+            return tx.found(query)
+
+        return _answer(query, await self._catalog.read(read))
+
+    async def everywhere(self, request: Request) -> Response:
+        """List versions of all models that the caller may pull."""
+        query, may = _query(request, None), author_of(request).may
+
+        def read(tx: ModelsTx) -> Page:
+            page = tx.found(query)
+            seen = {each.version.model for each in page.found} | {page.following}
+            if all(each is None or may(Action.PULL, each, None) for each in seen):
+                return page
+            # Not filled up from what comes next: how far one had to read, and the cursor of the
+            # last that was read, would tell of models that the caller may not know.
+            open_to = frozenset(each for each in tx.model_names() if may(Action.PULL, each, None))
+            return tx.found(replace(query, within=open_to))
+
+        return _answer(query, await self._catalog.read(read))
+
+    async def compare(self, request: Request) -> Response:
+        """Say what differs between two versions of a model."""
+        name = parse_name(request.path_params["name"])
+        asked = _parameters(request, ("base", "target"))
+        for each in ("base", "target"):
+            if each not in asked:
+                raise DocumentInvalid(f"{each} is the number of a version, and is missing")
+        numbers = [parse_number(asked[each]) for each in ("base", "target")]
+
+        def read(tx: ModelsTx) -> list[comparison.Side]:
+            return [_side(tx, name, each) for each in numbers]
+
+        base, target = await self._catalog.read(read)
+        return shown({"model": name, **comparison.compare(base, target)})
+
+
+def _side(tx: ModelsTx, name: RepositoryName, number: int) -> comparison.Side:
+    version = versions.the_version(tx, name, number)
+    run = tx.run(version.run_id) if version.run_id else None
+    manifest = tx.manifest(name, version.digest)
+    return comparison.Side(
+        version=json.loads(version.body),
+        metrics=versions.known_metrics(version, tx.evaluations(name, number)),
+        run=run.shown() if run else {},
+        files=comparison.files_of(manifest.body) if manifest else None,
+    )
+
+
+def _answer(query: Query, page: Page) -> Response:
+    more = page.following is not None and page.found
+    return shown(
+        {
+            "versions": [_shown(each) for each in page.found],
+            "next_cursor": pages.cursor(query, page.found[-1].position) if more else None,
+        }
+    )
+
+
+def _shown(found: Found) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(found.version.body)
+    return {**body, "metrics": dict(found.metrics), "aliases": list(found.aliases)}
+
+
+def _query(request: Request, name: RepositoryName | None) -> Query:
+    """Return what is asked for. Raises DocumentInvalid."""
+    asked = _parameters(request, (*_CONDITIONS, *_PAGING))
+    written = filters.parse(asked["filter"]) if "filter" in asked else None
+    conditions = [
+        _condition(key, value)
+        for key, value in request.query_params.multi_items()
+        if key in _CONDITIONS
+    ]
+    where = filters.together([*conditions, *([written] if written else [])])
+    default = pages.OF_ALL if name is None else pages.OF_ONE
+    query = Query(
+        model=name,
+        where=where,
+        order=pages.parse_sort(asked["sort"]) if "sort" in asked else default,
+        limit=_limit(asked.get("limit")),
+    )
+    if "cursor" not in asked:
+        return query
+    return replace(query, after=pages.parse_cursor(query, asked["cursor"]))
+
+
+def _parameters(request: Request, known: tuple[str, ...]) -> Mapping[str, str]:
+    """Return the query's parameters. Raises DocumentInvalid: unknown, or said twice."""
+    given = request.query_params.multi_items()
+    for key, _ in given:
+        if key not in known:
+            raise DocumentInvalid(
+                f"the parameter {shortened(key)!r} is unknown; known are: {', '.join(known)}"
+            )
+    asked = dict(given)
+    once = [key for key, _ in given if key not in _REPEATED]
+    if len(set(once)) < len(once):
+        raise DocumentInvalid(f"each of {', '.join(sorted(set(once)))} is given once")
+    return asked
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return pages.LIMIT
+    is_number = text.isascii() and text.isdecimal() and len(text) <= len(str(pages.LIMIT_MAX))
+    if not is_number or not 1 <= int(text) <= pages.LIMIT_MAX:
+        raise DocumentInvalid(f"limit is a whole number from 1 to {pages.LIMIT_MAX}")
+    return int(text)
+
+
+def _tag(text: str) -> str:
+    """`team:fraud`, or `team` for any value."""
+    key, colon, value = text.partition(":")
+    if not key:
+        raise DocumentInvalid("it is KEY:VALUE, or KEY for any value")
+    field = f"tags.{quoted(key, '`')}"
+    return f"{field} = {quoted(value)}" if colon else f"{field} is not null"
+
+
+def _metric(text: str) -> str:
+    """`f1>0.8`, or `f1` for any number."""
+    found = _METRIC.fullmatch(text)
+    if not text or (found is None and re.search("[<>=]", text)):
+        raise DocumentInvalid("it is KEY, one of = != < <= > >=, and a number; or KEY for any")
+    if found is None:
+        return f"metrics.{quoted(text, '`')} is not null"
+    return f"metrics.{quoted(found['key'], '`')} {found['how']} {found['number']}"
+
+
+# Parameters that are short for conditions.
+_CONDITIONS: Mapping[str, Callable[[str], str]] = {
+    "stage": lambda value: f"stage = {quoted(value)}",
+    "tag": _tag,
+    "metric": _metric,
+    "created_after": lambda value: f"created_at > {quoted(value)}",
+    "created_before": lambda value: f"created_at < {quoted(value)}",
+    "run_id": lambda value: f"run_id = {quoted(value)}",
+}
+
+
+def _condition(key: str, value: str) -> Expression:
+    try:
+        return filters.parse(_CONDITIONS[key](value))
+    except DocumentInvalid as error:
+        said = error.message.rpartition(": ")[2]
+        raise DocumentInvalid(f"{key} {shortened(value)!r}: {said}") from error
