@@ -220,9 +220,7 @@ class SearchRows(Protocol):
         """Return the names of all models."""
 
 
-class ModelsTx(
-    CatalogTx, VersionRows, AliasRows, LineageRows, DownloadRows, SearchRows, Protocol
-):
+class ModelsTx(CatalogTx, VersionRows, AliasRows, LineageRows, DownloadRows, SearchRows, Protocol):
     """The catalog's transaction with the model registry's rows."""
 
 

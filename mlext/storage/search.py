@@ -29,7 +29,7 @@ from ociserver.storage.schema import repository
 from ociserver.storage.transaction import SqlTransaction, known_repository
 
 # No search of a person takes as long, on any size that was measured.
-_SECONDS = 5.0
+_SECONDS = 3.0
 # SQLite's instructions between two looks at the clock, which are then thousands a second.
 _STEPS = 20_000
 # So many versions, for each condition, are looked at one by one sooner than enough that hold of all

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -25,6 +26,8 @@ from ociserver.refs import RepositoryName, parse_name, shortened
 _METRIC = re.compile(
     r"(?P<key>[^<>=!]+?)\s*(?P<how>!=|<=|>=|=|<|>)\s*(?P<number>[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)"
 )
+# Searches of all models that run at a time: each may take as long as a search may.
+_AT_ONCE = 2
 _PAGING = ("filter", "sort", "limit", "cursor")
 # What may be asked for more than once: each must hold.
 _REPEATED = ("tag", "metric")
@@ -35,6 +38,8 @@ class SearchDoors:
 
     def __init__(self, catalog: ModelsCatalog) -> None:
         self._catalog = catalog
+        # The embedded catalog has a handful of readers, and others wait for one.
+        self._everywhere = asyncio.Semaphore(_AT_ONCE)
 
     async def versions(self, request: Request) -> Response:
         """List versions of a model."""
@@ -61,7 +66,9 @@ class SearchDoors:
             open_to = frozenset(each for each in tx.model_names() if may(Action.PULL, each, None))
             return tx.found(replace(query, within=open_to))
 
-        return _answer(query, await self._catalog.read(read))
+        async with self._everywhere:
+            page = await self._catalog.read(read)
+        return _answer(query, page)
 
     async def compare(self, request: Request) -> Response:
         """Say what differs between two versions of a model."""

@@ -17,6 +17,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 
+import mlext.storage.schema  # noqa: F401 - its tables are the catalog's, too
 from ociserver.auth.chain import line, verdict
 from ociserver.auth.records import ACCESS
 from ociserver.errors import Unavailable

@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import Table, create_engine
 
+from mlext.storage import schema as models
 from ociserver.errors import Unavailable
 from ociserver.ports import Catalog, CatalogTx
 from ociserver.refs import parse_tag
@@ -123,9 +124,11 @@ def test_a_catalog_from_before_there_were_revisions_is_taken_up(tmp_path: Path) 
     push_tags(path, 0)
     with sqlite3.connect(path) as database:
         access = ("credential", "principal", "signing_key", "refresh_token", "audit_event")
-        for table in ("alembic_version", "lease", "pin", *access):
+        of_models = [each.name for each in vars(models).values() if isinstance(each, Table)]
+        for table in ("alembic_version", "lease", "pin", *access, *of_models):
             database.execute(f"DROP TABLE {table}")
-        database.execute("DROP INDEX ix_blob_checked_at")
+        for index in ("ix_blob_checked_at", "manifest_by_digest"):
+            database.execute(f"DROP INDEX {index}")
         for column in (
             "upload.store_state",
             "upload.owner",

@@ -124,8 +124,11 @@ def store(tx: ModelsTx, kept: list[Kept]) -> None:
         ]
         tx.add_version(each.version, values)
         for kind, targets in each.lineage.items():
-            source = each.version.digest if kind == "base-model" else "run:r1"
-            tx.put_edges(source, [(kind, target) for target in targets], "x", 0.0)
+            edges = [(kind, target) for target in targets]
+            if kind == "base-model":
+                tx.put_edges(each.version.digest, edges, each.version.model, "x", 0.0)
+            else:
+                tx.put_edges("run:r1", edges, "", "x", 0.0)
         for name in each.stages:
             tx.put_alias(_alias(each.version, name), None)
 
