@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,6 +21,8 @@ from ociserver.errors import LadingError
 from ociserver.settings import SettingInvalid, add_options, given
 from ociserver.stores import existing_catalog
 
+# It asks a registry, as the commands of models do, and not the catalog.
+_LISTING = "mlext.cli.audit:listing"
 _BROKEN = 1
 _USAGE = 2
 # Events read at once: so many are in memory.
@@ -28,9 +31,13 @@ _PAGE = 500
 
 def main(arguments: Sequence[str]) -> int:
     """Run `lading audit`; return the exit status."""
+    if arguments[:1] == ["list"]:
+        module, _, listing = _LISTING.partition(":")
+        status: int = getattr(import_module(module), listing)(arguments[1:])
+        return status
     options = _parser().parse_args(arguments)
     try:
-        status: int = options.work(options)
+        status = options.work(options)
         sys.stdout.flush()
     except BrokenPipeError:
         # Who reads has enough. What is still buffered must not fail again when Python ends.
@@ -45,6 +52,7 @@ def main(arguments: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lading audit", description="What was done, and refused.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands.add_parser("list", help="show events, as a registry answers", add_help=False)
     exporting = commands.add_parser("export", help="print events, one line of JSON each")
     exporting.add_argument(
         "--after",
