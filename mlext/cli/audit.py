@@ -9,6 +9,7 @@ from typing import Any
 from mlext.cli import tables
 from mlext.cli.client import place
 from mlext.cli.desk import Commands, Desk, number
+from mlext.records import rfc3339
 
 _EXAMPLES = """\
   lading audit list
@@ -36,14 +37,25 @@ def _list(desk: Desk, options: Namespace) -> int:
 
 def events_text(events: Sequence[Mapping[str, Any]], width: int | None = None) -> str:
     """Return events of the audit as a table."""
-    rows = [[*(each.get(key) for key in _COLUMNS), _rest(each)] for each in events]
+    rows = [
+        [*({**each, "at": _moment(each.get("at"))}.get(key) for key in _COLUMNS), _rest(each)]
+        for each in events
+    ]
     headings = ("NUMBER", "AT", "BY", "ACTION", "SUBJECT", "OUTCOME", "DETAIL")
     return tables.table(headings, rows, width)
 
 
+def _moment(at: object) -> object:
+    """Return the time of an event, which is seconds since the epoch, as other times are shown."""
+    return rfc3339(at) if isinstance(at, float) else at
+
+
 def _rest(event: Mapping[str, Any]) -> dict[str, Any]:
     detail = event.get("detail")
-    flat = detail if isinstance(detail, Mapping) else {"detail": detail}
+    flat = dict(detail) if isinstance(detail, Mapping) else {"detail": detail}
+    # Where no gate asked for anything, there is nothing to say of the verdict.
+    if not (flat.get("verdict") or {}).get("conditions"):
+        flat.pop("verdict", None)
     rest = {
         key: value for key, value in event.items() if key not in {*_COLUMNS, *_KEPT_BACK, "detail"}
     }

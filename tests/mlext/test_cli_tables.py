@@ -241,9 +241,10 @@ def test_lineage_goes_the_other_way_too() -> None:
 
 def test_events_of_the_audit_are_a_table() -> None:
     event = {
-        "number": 7, "at": "2026-11-25T03:00:00.000000Z", "actor": "user:ann",
+        "number": 7, "at": 1795575600.0, "actor": "user:ann",
         "action": "promote", "subject": "team/fraud", "outcome": "done", "hash": "ab",
-        "previous": "cd", "detail": {"alias": "prod", "reason": "bad scores", "from": None},
+        "previous": "cd", "detail": {"alias": "prod", "reason": "bad scores", "from": None,
+                                   "verdict": {"passed": True, "conditions": []}},
     }  # fmt: skip
     assert events_text([event]) == (
         "NUMBER  AT                    BY        ACTION   SUBJECT     OUTCOME  DETAIL\n"
