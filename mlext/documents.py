@@ -89,6 +89,11 @@ def registration(body: bytes) -> Registration:
     )
 
 
+def is_annotated(annotations: Mapping[str, str]) -> bool:
+    """Tell whether a manifest's annotations ask to register it."""
+    return any(key.startswith(PREFIX) for key in annotations)
+
+
 def annotated(artifact: Digest, annotations: Mapping[str, str]) -> Registration | None:
     """Return what a manifest's annotations ask to register, None where there is no such key.
 

@@ -10,7 +10,7 @@ from typing import cast
 
 from mlext import aliases, versions
 from mlext.acts import Act, now
-from mlext.documents import annotated
+from mlext.documents import annotated, is_annotated
 from mlext.errors import DocumentInvalid, Retained, TagProtected
 from mlext.ports import ModelsTx
 from ociserver.admission import Author
@@ -28,6 +28,10 @@ class Warden:
 
     def __init__(self, *, history: float) -> None:
         self._history = history
+
+    def records(self, view: Manifest) -> bool:
+        """Tell of a manifest that says what it is: its registration is an event."""
+        return is_annotated(view.annotations)
 
     def pushed(
         self,

@@ -39,6 +39,12 @@ class Admission(Protocol):
     Raises Denied, Conflict, ManifestInvalid, ManifestBlobUnknown.
     """
 
+    def records(self, view: Manifest) -> bool:
+        """Tell whether a push of this manifest will be recorded in the audit, outside any write.
+
+        It is then done in its turn; one that is recorded all the same may lose against others.
+        """
+
     def pushed(
         self,
         tx: CatalogTx,
@@ -65,6 +71,10 @@ class Admission(Protocol):
 
 class Unconditional:
     """`Admission` where no extension has a say."""
+
+    def records(self, view: Manifest) -> bool:  # noqa: ARG002 - nothing is
+        """Tell that nothing is."""
+        return False
 
     def pushed(
         self,

@@ -270,7 +270,7 @@ class RegistryWriter:
                 tx.move_tag(repository, tag, digest)
             return missing
 
-        missing = await self._catalog.write(work)
+        missing = await self._catalog.write(work, in_turn=self._admission.records(view))
         return Pushed(digest=digest, subject=view.subject, tags=moved, missing=missing)
 
     async def delete_manifest(

@@ -38,8 +38,9 @@ _CONNECT_SECONDS = 5.0
 _STATEMENT_SECONDS = 30.0
 # Who stands still in the middle of a transaction holds up all who want its locks.
 _IDLE_SECONDS = 30.0
-# Serialization failure and deadlock: the transaction did nothing and may be run again.
-_LOST = ("40001", "40P01")
+# Serialization failure, deadlock, and a key taken since the transaction looked, as the next number
+# of a version or an event may be: it did nothing and may be run again.
+_LOST = ("40001", "40P01", "23505")
 _DISK_FULL = "53100"
 # A write that goes on losing is tried for so long: a disk that stands still lets others end late.
 _LOSING_SECONDS = 20.0
@@ -50,8 +51,6 @@ _BACKOFF_DOUBLINGS = 5
 _TURN = 0x1AD1_0001
 _MIGRATION = 0x1AD1_0002
 _RECORDING = 0x1AD1_0003
-# Two that record at once give the same number: the later one lost.
-_NUMBER_TAKEN = ("23505", "audit_event_pkey")
 
 
 class PostgresCatalog:
@@ -263,9 +262,7 @@ async def _translated() -> AsyncIterator[None]:
         yield
     except DBAPIError as error:
         state = getattr(error.orig, "sqlstate", None)
-        cause = getattr(error.orig, "__cause__", None)
-        taken = (state, getattr(cause, "constraint_name", None))
-        if state in _LOST or taken == _NUMBER_TAKEN:
+        if state in _LOST:
             raise _LostError from error
         if state == _DISK_FULL:
             raise StorageFull("the catalog's disk is full") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from threading import Barrier
@@ -18,15 +18,18 @@ T = TypeVar("T")
 _TRIES = 40
 
 
-def together(served: Served, clients: int, work: Callable[[int, Connection], T]) -> list[T]:
+def together(
+    served: Served | Sequence[Served], clients: int, work: Callable[[int, Connection], T]
+) -> list[T]:
     """Run `work(number, connection)` in as many threads, begun at one moment; return the results.
 
-    The first thing that went wrong in any of them is raised.
+    Of several replicas each has its share. The first thing that went wrong in any is raised.
     """
     begun = Barrier(clients, timeout=60)
+    replicas = [served] if isinstance(served, Served) else served
 
     def run(number: int) -> T:
-        with Connection(served.port) as connection:
+        with Connection(replicas[number % len(replicas)].port) as connection:
             connection.ask("GET", "/v2/", expect=[200])
             begun.wait()
             return work(number, connection)
