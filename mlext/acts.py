@@ -24,7 +24,9 @@ def now() -> float:
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """One change of the model registry. `at` is when it was asked for, by the asker's replica."""
+    """One change of the model registry. `at` is when it is made, by the clock of the replica: a
+    change that waited for its turn was not there before, and `?at=` must not say that it was.
+    """
 
     tx: ModelsTx
     by: Author
@@ -53,5 +55,4 @@ class Act:
 
 async def act(catalog: ModelsCatalog, by: Author, work: Callable[[Act], T]) -> T:
     """Run `work` as an act of theirs, alone and durably. Raises what it does, and Unavailable."""
-    at = now()
-    return await catalog.write(lambda tx: work(Act(tx, by, at)), in_turn=True)
+    return await catalog.write(lambda tx: work(Act(tx, by)), in_turn=True)
