@@ -54,6 +54,7 @@ _other = (
 )
 _stints = (
     select(alias.c.name, func.min(alias_move.c.at).label("since"))
+    .select_from(alias)
     .join(
         alias_move,
         (alias_move.c.repository_id == alias.c.repository_id)
