@@ -12,17 +12,29 @@ if TYPE_CHECKING:
 
 Access = Literal["open", "tokens", "tokens of 60 s", "Basic"]
 
-# ann and the robot ci push below conformance/, where bob only pulls; nobody else gets in anywhere.
+# ann and the robot ci push below conformance/, where bob and carol pull and approve, and mia moves
+# aliases. olga sets up gates and reads the audit, and pulls nothing. Nobody else gets in anywhere.
+PEOPLE = ("ann", "bob", "carol", "mia", "olga")
 RULES = """
 [[rule]]
 who = ["user:ann", "robot:ci"]
-may = ["pull", "push", "delete"]
+may = ["pull", "push", "delete", "register"]
 on = "conformance/**"
 
 [[rule]]
-who = "user:bob"
-may = "pull"
+who = ["user:bob", "user:carol"]
+may = ["pull", "approve"]
 on = "conformance/**"
+
+[[rule]]
+who = "user:mia"
+may = ["pull", "promote"]
+on = "conformance/**"
+
+[[rule]]
+who = "user:olga"
+may = ["admin", "read-audit"]
+on = "**"
 """
 SETTINGS: dict[Access, Mapping[str, str]] = {
     "open": {},
@@ -44,8 +56,8 @@ def put_in_force(access: Access, folder: Path) -> dict[str, str]:
 
 
 def add_everyone(lading: Path, catalog: str) -> dict[str, str]:
-    """Add ann, bob and the robot ci; each one's secret."""
-    known = {name: secrets.token_urlsafe(12) for name in ("ann", "bob")}
+    """Add the people and the robot ci; each one's secret."""
+    known = {name: secrets.token_urlsafe(12) for name in PEOPLE}
     for name, password in known.items():
         told = ("user", "add", name, "--password-stdin", "--catalog", catalog)
         subprocess.run([lading, *told], input=f"{password}\n", text=True, check=True)

@@ -47,10 +47,10 @@ PACKAGED = {
     "mmdebstrap": "mmdebstrap",
 }
 PLAN = (
-    Stage(catalog="sqlite", blobs="files", workers=(1,), clients=True),
-    Stage(catalog="sqlite", blobs="files", workers=(2,), clients=True),
-    Stage(catalog="sqlite", blobs="files", workers=(2,), access="tokens", clients=True),
-    Stage(catalog="sqlite", blobs="files", workers=(1,), access="tokens of 60 s", clients=True),
+    Stage(catalog="sqlite", blobs="files", workers=(1,), clients="all"),
+    Stage(catalog="sqlite", blobs="files", workers=(2,), clients="all"),
+    Stage(catalog="sqlite", blobs="files", workers=(2,), access="tokens", clients="all"),
+    Stage(catalog="sqlite", blobs="files", workers=(1,), access="tokens of 60 s", clients="all"),
     Stage(catalog="sqlite", blobs="files", workers=(1,), access="Basic"),
     Stage(catalog="postgres", blobs="files", workers=(1, 2)),
     Stage(catalog="sqlite", blobs="versitygw", workers=(1,)),
@@ -59,13 +59,22 @@ PLAN = (
         blobs="minio",
         workers=(1,),
         redirects="large blobs redirected",
-        clients=True,
+        clients="all",
+    ),
+    Stage(
+        catalog="postgres",
+        blobs="minio",
+        workers=(1,),
+        redirects="large blobs redirected",
+        access="tokens",
+        clients="pipeline",
     ),
     Stage(catalog="postgres", blobs="minio", workers=(1, 2)),
     Stage(catalog="postgres", blobs="minio", workers=(1, 2), redirects="every blob redirected"),
 )
 # The tests of clients that log in are for these registries, and the others for open ones.
 LOGIN, EXPIRY = HERE / "login", HERE / "login" / "test_expiry.py"
+PIPELINE = HERE / "login" / "test_pipeline.py"
 CLIENT_TESTS: dict[Access, tuple[object, ...]] = {
     "open": (HERE, f"--ignore={LOGIN}"),
     "tokens": (LOGIN, f"--ignore={EXPIRY}"),
@@ -119,8 +128,8 @@ def run_given(url: str) -> list[str]:
     if parsed.scheme != "http" or not parsed.host:
         raise ConformanceError(f"--url takes http://HOST:PORT, not {url}")
     address = f"{parsed.host}:{parsed.port or 80}"
-    servers = Servers(address=address, replicas=[address], blobs_tap=None, secrets={})
-    failures, counts = examine(servers, OUT, {}, clients=True)
+    servers = Servers(address=address, replicas=[address], blobs_tap=None, secrets={}, catalog="")
+    failures, counts = examine(servers, OUT, {}, tests=CLIENT_TESTS["open"])
     print(f"{address}: {'; '.join(counts)}", flush=True)
     return failures
 
@@ -131,11 +140,20 @@ def run(stage: Stage) -> list[str]:
     results.mkdir()
     settings = DIGEST_HEADER_UNCHECKED if stage.redirects == "every blob redirected" else {}
     with started(stage, results) as servers:
-        failures, counts = examine(servers, results, settings, stage.access, clients=stage.clients)
+        failures, counts = examine(
+            servers, results, settings, stage.access, tests=client_tests(stage)
+        )
         failures += where_answered(stage, servers)
         counts += notes(stage, servers)
     print(f"{stage.name}: {'; '.join(counts)}", flush=True)
     return [f"{stage.name}: {failure}" for failure in failures]
+
+
+def client_tests(stage: Stage) -> tuple[object, ...]:
+    """Which client tests the stage has, as pytest takes them."""
+    if stage.clients == "all":
+        return CLIENT_TESTS[stage.access]
+    return (PIPELINE,) if stage.clients == "pipeline" else ()
 
 
 def examine(
@@ -144,16 +162,16 @@ def examine(
     settings: Mapping[str, str],
     access: Access = "open",
     *,
-    clients: bool,
+    tests: tuple[object, ...],
 ) -> tuple[list[str], list[str]]:
-    """The suite, then the clients if they are wanted; the failures, and the counts."""
+    """The suite, then the client tests if there are any; the failures, and the counts."""
     if access == "open":
         verdicts = [official(servers.address, results, settings)]
     else:
         caches = CACHE_AUTH[access]
         verdicts = [suite_that_logs_in(servers, results, settings, cache) for cache in caches]
-    if clients:
-        verdicts.append(real_clients(servers, results, CLIENT_TESTS[access]))
+    if tests:
+        verdicts.append(real_clients(servers, results, tests))
     failures = [failure for verdict in verdicts for failure in verdict.failures]
     return failures, [verdict.counts for verdict in verdicts]
 
@@ -209,6 +227,7 @@ def real_clients(servers: Servers, results: Path, tests: tuple[object, ...]) -> 
     environment = os.environ | {
         "CONFORMANCE_REGISTRY": servers.address,
         "CONFORMANCE_SECRETS": json.dumps(dict(servers.secrets)),
+        "CONFORMANCE_CATALOG": servers.catalog,
     }
     environment.pop("CONFORMANCE_BLOBS_TAP", None)
     if servers.blobs_tap is not None:

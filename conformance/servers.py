@@ -51,7 +51,10 @@ class ConformanceError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """One arrangement of servers. `workers` has a number for each replica."""
+    """One arrangement of servers. `workers` has a number for each replica.
+
+    `clients` says which client tests are run: none, all that its access is for, or the pipeline's.
+    """
 
     catalog: Literal["sqlite", "postgres"]
     blobs: Literal["files", "versitygw", "minio"]
@@ -60,7 +63,7 @@ class Stage:
         "no redirects"
     )
     access: Access = "open"
-    clients: bool = False
+    clients: Literal["none", "all", "pipeline"] = "none"
 
     @property
     def name(self) -> str:
@@ -82,12 +85,14 @@ class Servers:
     """A stage that runs: its one address, each replica's own, and the tap before its S3 server.
 
     `secrets` are those of who may log in, by name; nobody's where everybody may do everything.
+    `catalog` is the URL of the catalog, empty where it is not ours.
     """
 
     address: str
     replicas: list[str]
     blobs_tap: Path | None
     secrets: Mapping[str, str]
+    catalog: str
 
 
 @contextlib.contextmanager
@@ -103,7 +108,7 @@ def started(stage: Stage, results: Path) -> Iterator[Servers]:
             s3 = stack.enter_context(running(stage.blobs))
             blobs = s3.url(s3.new_bucket())
             settings = s3.environment | dict(REDIRECTS[stage.redirects])
-            if stage.clients:
+            if stage.clients != "none":
                 # Clients come to S3 by a tap, so that downloads from there are cut as well.
                 blobs_tap = results / "blobs-tap.json"
                 log = results / "blobs-tap.log"
@@ -123,7 +128,13 @@ def started(stage: Stage, results: Path) -> Iterator[Servers]:
         ]
         replicas = [f"127.0.0.1:{port}" for port in ports]
         address = replicas[0] if len(ports) == 1 else stack.enter_context(round_robin(ports))
-        yield Servers(address=address, replicas=replicas, blobs_tap=blobs_tap, secrets=known)
+        yield Servers(
+            address=address,
+            replicas=replicas,
+            blobs_tap=blobs_tap,
+            secrets=known,
+            catalog=catalog,
+        )
 
 
 @contextlib.contextmanager
