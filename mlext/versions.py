@@ -200,12 +200,13 @@ def put_run(act: Act, run_id: str, said: Mapping[str, object], *, is_new: bool =
         return known
     body: dict[str, object] = {**(known.body if known else {}), **said}
     if known is not None:
+        # First of all: whoever puts nothing new is shown the run.
+        if known.created_by != act.by.name:
+            raise Denied(f"run {run_id} was put by somebody else")
         if body == known.body:
             return known
         if known.finished_at is not None:
             raise RunFrozen(f"run {run_id} finished at {rfc3339(known.finished_at)} and is frozen")
-        if known.created_by != act.by.name:
-            raise Denied(f"run {run_id} is of {known.created_by}")
     finished = body.get("finished_at")
     run = Run(
         id=run_id,

@@ -203,6 +203,18 @@ def test_who_put_a_run_knows_it(house: House) -> None:
     assert ends(of_node(house.bob, f"run:{run}")) == [(f"run:{run}", "dataset:mine@1")]
 
 
+@pytest.mark.parametrize("said", [{}, {"dataset_version": "secret@1"}, {"dataset_version": "b@2"}])
+def test_who_did_not_put_a_run_neither_changes_nor_learns_it(
+    house: House, said: dict[str, str]
+) -> None:
+    run = put_run(house.ann, "secret@1")
+    refused = house.bob.client.put(f"/v1/runs/{run}", json=said)
+    assert refused.status_code == 403, refused.text
+    assert "secret@1" not in refused.text
+    assert "ann" not in refused.text
+    assert house.ann.client.get(f"/v1/runs/{run}").json()["dataset_version"] == "secret@1"
+
+
 def test_hidden_edges_do_not_crowd_out_those_that_are_seen(house: House) -> None:
     dataset, theirs, ours = f"{house.bob.name()}@1", house.secret(), house.bob.name()
     shared = [{"type": "dataset", "target": dataset}]
