@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from mlext.errors import DocumentInvalid
 from mlext.lineage import KINDS, Node, base_of, code_of, dataset_of, image_of
-from mlext.records import Registration
+from mlext.records import Registration, rfc3339
 from ociserver.errors import DigestInvalid
 from ociserver.refs import Digest, shortened
 
@@ -204,7 +204,10 @@ def moment(found: Mapping[str, Any], key: str) -> float:
 
 
 def parse_moment(value: str, key: str) -> float:
-    """Return an RFC 3339 time in seconds since the epoch. Raises DocumentInvalid."""
+    """Return an RFC 3339 time in seconds since the epoch, one that `rfc3339` can write.
+
+    Raises DocumentInvalid.
+    """
     try:
         # Python's reader takes all of ISO 8601, and without an offset.
         parsed = datetime.fromisoformat(value) if _MOMENT.match(value) else None
@@ -214,7 +217,13 @@ def parse_moment(value: str, key: str) -> float:
         raise DocumentInvalid(
             f"{key} {shortened(value)!r} is not a time of RFC 3339, such as 2026-11-25T03:00:00Z"
         )
-    return round(parsed.timestamp(), 6)
+    at = round(parsed.timestamp(), 6)
+    try:
+        # In UTC it may be of a year before the first or after the last.
+        rfc3339(at)
+    except (OverflowError, ValueError) as error:
+        raise DocumentInvalid(f"{key} {shortened(value)!r} is out of range") from error
+    return at
 
 
 def metrics(found: object) -> dict[str, float]:

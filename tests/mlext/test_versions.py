@@ -232,6 +232,14 @@ def test_a_run_is_frozen_once_it_has_finished(models: Modelling) -> None:
     assert refused.json()["code"] == "run_frozen"
 
 
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00"])
+def test_a_time_that_no_calendar_has_in_utc_is_400(models: Modelling, time: str) -> None:
+    run = f"/v1/runs/{models.name()}"
+    refused = models.client.put(run, json={"started_at": time})
+    assert refused.status_code == 400, refused.text
+    assert models.client.get(run).status_code == 404
+
+
 @pytest.mark.parametrize("door", ["/v1/models/{}/versions/1", "/v2/{}/_lading/versions/1"])
 def test_both_doors_lead_to_the_same(models: Modelling, door: str) -> None:
     model = models.name()
