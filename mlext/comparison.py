@@ -13,13 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Where packers write a file's name: ORAS and KitOps, ModelPack, and ModelPack's former name
-# (`reference/ml-registry.md`).
-_NAMES = (
-    "org.cncf.model.filepath",
-    "org.cnai.model.filepath",
-    "org.opencontainers.image.title",
-)
+from mlext.listing import listed
+
 # Of a version; the rest is which one it is, or has a part of its own.
 _FIELDS = ("framework", "description", "run_id", "media_type", "artifact_type")
 _SHOWN = ("version", "version_id", "artifact_digest", "created_at", "created_by")
@@ -56,30 +51,15 @@ def files_of(manifest: bytes) -> list[File]:
 
     The config is none: it describes them.
     """
-    document = json.loads(manifest)
     found: list[File] = []
     seen: set[str] = set()
-    for each in _descriptors(document):
-        path = _name(each)
+    for each in listed(manifest, "layers", "blobs", "manifests"):
+        path = next(iter(each.names), each.digest)
         # A name that two layers have tells them not apart.
-        path = each["digest"] if path in seen else path
+        path = each.digest if path in seen else path
         seen.add(path)
-        found.append(File(path, each["digest"], each["size"]))
+        found.append(File(path, each.digest, each.size))
     return found
-
-
-def _descriptors(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [each for key in ("layers", "blobs", "manifests") for each in document.get(key) or ()]
-
-
-def _name(descriptor: Mapping[str, Any]) -> str:
-    annotations = descriptor.get("annotations")
-    if isinstance(annotations, dict):
-        for key in _NAMES:
-            name = annotations.get(key)
-            if isinstance(name, str) and name:
-                return name
-    return str(descriptor["digest"])
 
 
 def compare(base: Side, target: Side) -> dict[str, Any]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from mlext.errors import ArtifactUnknown
+from mlext.listing import listed
 from mlext.ports import ModelsCatalog, ModelsTx
 from ociserver.admission import Author
 from ociserver.auth.rules import Action
@@ -17,13 +16,7 @@ from ociserver.errors import Unavailable
 from ociserver.ports import StoredBlob
 from ociserver.refs import Digest, RepositoryName
 
-_TITLES = (
-    "org.opencontainers.image.title",
-    "org.cncf.model.filepath",
-    "org.cnai.model.filepath",
-)
 _PATH_MAX = 1_000
-_DIGITS = 19
 # Repositories that hold one digest, among which one is looked for that the caller may pull.
 _HOLDERS = 1_000
 _SECRET = "download-links"  # noqa: S105 - its name
@@ -83,33 +76,22 @@ def _allowed(by: Author, names: Iterable[RepositoryName]) -> Sequence[Repository
 
 
 def _files(tx: ModelsTx, repository: RepositoryName, body: bytes) -> Sequence[File]:
-    layers = layers_of(body)
-    held = tx.blobs_of(repository, {digest for _, digest, _ in layers})
+    layers = listed(body, "layers", "blobs")
+    held = tx.blobs_of(repository, {each.digest for each in layers})
     return [
-        File(path=path, digest=digest, size=size, stored=held.get(digest))
-        for path, digest, size in layers
+        File(
+            path=next(filter(None, map(safe_path, each.names)), None),
+            digest=each.digest,
+            size=each.size,
+            stored=held.get(each.digest),
+        )
+        for each in layers
     ]
 
 
-def layers_of(body: bytes) -> Sequence[tuple[str | None, Digest, int]]:
-    """Return (path, digest, size in bytes) of each layer. The manifest was checked when it came."""
-    # A number that no size can have stands somewhere else.
-    manifest = json.loads(body, parse_int=lambda text: int(text) if len(text) <= _DIGITS else 0)
-    return [
-        (_path(each.get("annotations")), Digest(each["digest"]), each["size"])
-        for field in ("layers", "blobs")
-        for each in manifest.get(field) or ()
-    ]
-
-
-def _path(annotations: Any) -> str | None:
-    given = annotations if isinstance(annotations, dict) else {}
-    return next((found for key in _TITLES if (found := safe_path(given.get(key)))), None)
-
-
-def safe_path(text: object) -> str | None:
+def safe_path(text: str) -> str | None:
     """Return the relative path, None where a client that writes there could be led astray."""
-    if not isinstance(text, str) or len(text) > _PATH_MAX or not text.isprintable():
+    if len(text) > _PATH_MAX or not text.isprintable():
         return None
     path = text.removeprefix("./").rstrip("/")
     parts = path.split("/")

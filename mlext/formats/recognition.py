@@ -14,6 +14,7 @@ from typing import Any
 from mlext.formats.description import Flavour, Kind
 from mlext.formats.documents import items, section
 from mlext.formats.unpacking import Compression
+from mlext.listing import NAMES, TITLE
 from ociserver.refs import Digest
 
 # ModelPack was called CNAI until 0.0.6: the same types and keys under another name.
@@ -35,7 +36,6 @@ _IMAGE_LAYERS = (
     "application/vnd.docker.image.rootfs.",
 )
 
-TITLE = "org.opencontainers.image.title"
 # Set by ORAS on the tar of a folder that was pushed.
 _UNPACK = "io.deis.oras.content.unpack"
 
@@ -190,5 +190,4 @@ def _path(descriptor: dict[str, Any], annotations: dict[str, str], flavour: Flav
     name = descriptor.get("name")
     if flavour == "ollama":
         return name if isinstance(name, str) else None
-    keys = ("org.cncf.model.filepath", "org.cnai.model.filepath", TITLE)
-    return next((annotations[key] for key in keys if annotations.get(key)), None)
+    return next((annotations[key] for key in NAMES if annotations.get(key)), None)
