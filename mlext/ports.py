@@ -82,7 +82,9 @@ class AliasRows(Protocol):
         """Return the last move that was made until then."""
 
     def retained(self, model: RepositoryName, digest: Digest, since: float) -> Sequence[str]:
-        """Return sentences on which aliases point at the artifact, or did so since then."""
+        """Return sentences on which aliases point at the artifact, or at an index that needs it, or
+        did so since then.
+        """
 
     def has_stood(self, model: RepositoryName, name: Tag, number: int) -> bool:
         """Tell whether the alias ever pointed at the version."""

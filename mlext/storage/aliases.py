@@ -10,7 +10,11 @@ from sqlalchemy import Row, bindparam, delete, func, insert, select
 from mlext.records import Alias, AliasMove, Approval
 from mlext.storage.schema import alias, alias_move, approval, gate, idempotent_answer
 from ociserver.refs import Digest, RepositoryName, Tag
+from ociserver.storage.schema import manifest, manifest_child
 from ociserver.storage.transaction import SqlTransaction, repository_named
+
+# Sentences of one refusal on what is past.
+_REASONS = 100
 
 _alias_named = select(alias).where(
     alias.c.repository_id == repository_named, alias.c.name == bindparam("alias")
@@ -22,23 +26,37 @@ _moves = select(alias_move).where(
 _move_at = (
     _moves.where(alias_move.c.at <= bindparam("until")).order_by(alias_move.c.move.desc()).limit(1)
 )
+# A manifest, and those that name it as a child, or name one that does.
+_itself = select(manifest.c.digest).where(
+    manifest.c.repository_id == repository_named, manifest.c.digest == bindparam("digest")
+)
+_needing = _itself.cte("needing", recursive=True)
+_needing = _needing.union(
+    select(manifest_child.c.parent)
+    .join(_needing, manifest_child.c.child == _needing.c.digest)
+    .where(manifest_child.c.repository_id == repository_named)
+)
+_pointing = (
+    select(alias.c.name, alias.c.digest)
+    .join(_needing, alias.c.digest == _needing.c.digest)
+    .where(alias.c.repository_id == repository_named)
+    .order_by(alias.c.name)
+)
 # What an alias pointed at until its next move took it away: `later` is that move.
 _later = alias_move.alias("later")
 _pointed = (
-    select(alias_move.c.name, func.max(_later.c.at).label("until"))
+    select(alias_move.c.name, alias_move.c.digest)
+    .distinct()
+    .join(_needing, alias_move.c.digest == _needing.c.digest)
     .join(
         _later,
         (_later.c.repository_id == alias_move.c.repository_id)
         & (_later.c.name == alias_move.c.name)
         & (_later.c.move == alias_move.c.move + 1),
     )
-    .where(
-        alias_move.c.repository_id == repository_named,
-        alias_move.c.digest == bindparam("digest"),
-        _later.c.at >= bindparam("since"),
-    )
-    .group_by(alias_move.c.name)
-    .order_by(alias_move.c.name)
+    .where(alias_move.c.repository_id == repository_named, _later.c.at >= bindparam("since"))
+    .order_by(alias_move.c.name, alias_move.c.digest)
+    .limit(_REASONS)
 )
 # The move after which an alias has pointed at nothing but the version.
 _else = alias_move.alias("elsewhere")
@@ -110,15 +128,15 @@ class AliasSql(SqlTransaction):
 
     def retained(self, name: RepositoryName, digest: Digest, since: float) -> Sequence[str]:
         where = {"repository": name, "digest": digest}
-        now = self._db.execute(
-            select(alias.c.name)
-            .where(alias.c.repository_id == repository_named, alias.c.digest == digest)
-            .order_by(alias.c.name),
-            {"repository": name},
-        ).scalars()
-        said = [f"alias {each} points at it" for each in now]
+        now = self._db.execute(_pointing, where)
         before = self._db.execute(_pointed, {**where, "since": since})
-        return said + [f"alias {row.name} pointed at it and may be rolled back" for row in before]
+        return [
+            *(f"alias {row.name} points at {_said(row.digest, digest)}" for row in now),
+            *(
+                f"alias {row.name} pointed at {_said(row.digest, digest)} and may be rolled back"
+                for row in before
+            ),
+        ]
 
     def has_stood(self, name: RepositoryName, of: Tag, number: int) -> bool:
         found = _moves.where(alias_move.c.number == number).limit(1)
@@ -187,6 +205,10 @@ class AliasSql(SqlTransaction):
 
     def drop_answers(self, before: float) -> None:
         self._db.execute(delete(idempotent_answer).where(idempotent_answer.c.at < before))
+
+
+def _said(pointed_at: str, digest: Digest) -> str:
+    return "it" if pointed_at == digest else f"{pointed_at}, which needs it,"
 
 
 def _as_alias(model: RepositoryName, row: Row[Any]) -> Alias:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.mlext.models import Modelling
+from tests.wire.build import OCI_INDEX, index
 
 
 def now() -> str:
@@ -148,6 +149,25 @@ def test_what_an_alias_needs_is_not_deleted(models: Modelling, model: str) -> No
     # The number is never given again, nor is what it was forgotten.
     assert models.register(model) == 4
     assert models.client.get(f"/v1/models/{model}/versions/3").json()["artifact_digest"] == third
+
+
+def test_what_an_alias_needs_below_an_index_is_not_deleted(models: Modelling) -> None:
+    model = models.name()
+    child = models.artifact(model)
+    digest = child
+    for _ in range(2):
+        body = index(models.client.get(f"/v2/{model}/manifests/{digest}").content)
+        pushed = models.client.put(
+            f"/v2/{model}/manifests/all", content=body, headers={"Content-Type": OCI_INDEX}
+        )
+        assert pushed.status_code == 201, pushed.text
+        digest = pushed.headers["docker-content-digest"]
+    models.promote(model, "prod", models.register(model, digest))
+    models.promote(model, "prod", models.register(model))
+    refused = models.client.delete(f"/v2/{model}/manifests/{child}")
+    assert refused.status_code == 409, refused.text
+    assert f"prod pointed at {digest}, which needs it" in refused.text
+    assert models.digest_at(model, child) == child
 
 
 @pytest.mark.parametrize(
