@@ -16,6 +16,9 @@ from ociserver.refs import RepositoryName
 
 T = TypeVar("T")
 
+# What follows something differs from it in time, whatever the clocks of replicas say.
+_TICK = 0.000_001
+
 
 def now() -> float:
     """Return the time in seconds since the epoch, to the microsecond: what the wire shows."""
@@ -37,6 +40,10 @@ class Act:
         if not self.by.may(action, model, alias):
             what = f"{action} {alias}" if alias else str(action)
             raise Denied(f"no rule lets {self.by.name} {what} in {model}")
+
+    def after(self, last: float | None) -> float:
+        """Return when it is done: when it was asked for, but after what it follows."""
+        return self.at if last is None else round(max(self.at, last + _TICK), 6)
 
     def note(
         self, action: str, subject: str, detail: Mapping[str, object], at: float | None = None

@@ -25,15 +25,13 @@ from mlext.errors import (
 from mlext.gates import Facts, Gate, Verdict, judge, parse_gate
 from mlext.ports import ModelsTx
 from mlext.records import Alias, Approval, ModelVersion
-from mlext.versions import known_metrics, the_version
+from mlext.versions import the_version
 from ociserver.admission import Author
 from ociserver.auth.rules import Action
 from ociserver.errors import ManifestUnknown
 from ociserver.refs import Digest, RepositoryName, Tag, parse_tag
 
 _VERSION_TAG = re.compile(r"v[0-9]+")
-# Two moves of one alias differ in time, whatever the clocks of replicas say.
-_TICK = 0.000_001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +117,7 @@ def _expect(known: Alias | None, asked: Move) -> None:
 
 
 def _moved(act: Act, version: ModelVersion, name: Tag, known: Alias | None, reason: str) -> Alias:
-    at = act.at if known is None else round(max(act.at, known.updated_at + _TICK), 6)
+    at = act.after(known.updated_at if known else None)
     verdict = verdict_on(act.tx, version, name, act.by, at)
     if not verdict.passed:
         raise GateUnsatisfied(
@@ -162,7 +160,7 @@ def _facts(tx: ModelsTx, version: ModelVersion, name: Tag, by: Author, now: floa
     return Facts(
         model=version.model,
         alias=name,
-        version={**json.loads(version.body), "metrics": known_metrics(version, evaluations)},
+        version={**json.loads(version.body), "metrics": tx.metrics(version.model, version.number)},
         evaluations=[each.shown() for each in evaluations],
         run=run.shown() if run else None,
         lineage_problems=lineage.gaps(version, run),

@@ -14,6 +14,7 @@ from mlext.records import (
     Approval,
     Edge,
     Evaluation,
+    Metrics,
     Model,
     ModelVersion,
     PlacedVersion,
@@ -57,8 +58,13 @@ class VersionRows(Protocol):
     def add_evaluation(self, model: RepositoryName, evaluation: Evaluation) -> None:
         """Record it; the values that versions are found by become its values."""
 
-    def evaluations(self, model: RepositoryName, number: int) -> Sequence[Evaluation]:
-        """Return those of a version, oldest first, the last 1,000 at most."""
+    def evaluations(
+        self, model: RepositoryName, number: int, limit: int = 1_000
+    ) -> Sequence[Evaluation]:
+        """Return those of a version, oldest first: the last ones, so many at most."""
+
+    def metrics(self, model: RepositoryName, number: int) -> Metrics:
+        """Return what is known last of each metric, by name: registered, or evaluated since."""
 
 
 class AliasRows(Protocol):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from mlext.errors import ModelUnknown, RunFrozen, VersionExists, VersionUnknown
 from mlext.ports import ModelsTx
 from mlext.records import (
     Evaluation,
+    Metrics,
     Model,
     ModelVersion,
     Registration,
@@ -167,26 +168,25 @@ def describe(act: Act, model: RepositoryName, said: Mapping[str, str]) -> Model:
     return following
 
 
-def evaluate(act: Act, model: RepositoryName, evaluation: Evaluation) -> Evaluation:
+def evaluate(
+    act: Act, model: RepositoryName, number: int, metrics: Metrics, dataset: str
+) -> Evaluation:
     """Record metrics that were measured after registration. Raises VersionUnknown."""
-    version = the_version(act.tx, model, evaluation.number)
-    act.tx.add_evaluation(model, evaluation)
-    said = {"version": version.number, "digest": version.digest, "dataset": evaluation.dataset}
-    act.note(
-        "evaluate",
-        model,
-        {**said, "evaluation_id": evaluation.id, "metrics": dict(evaluation.metrics)},
-        evaluation.at,
+    version = the_version(act.tx, model, number)
+    last = next(iter(act.tx.evaluations(model, number, 1)), None)
+    given = Evaluation(
+        id=f"ev_{uuid.uuid4().hex}",
+        number=number,
+        at=act.after(last.at if last else None),
+        by=act.by.name,
+        dataset=dataset,
+        metrics=metrics,
     )
-    return evaluation
-
-
-def known_metrics(version: ModelVersion, evaluations: Sequence[Evaluation]) -> dict[str, float]:
-    """Return what is known last of each metric: registered, or evaluated since."""
-    found: dict[str, float] = dict(json.loads(version.body)["metrics"])
-    for each in evaluations:
-        found |= each.metrics
-    return found
+    act.tx.add_evaluation(model, given)
+    said = {"version": number, "digest": version.digest, "dataset": dataset}
+    detail = {**said, "evaluation_id": given.id, "metrics": dict(metrics)}
+    act.note("evaluate", model, detail, given.at)
+    return given
 
 
 def put_run(act: Act, run_id: str, said: Mapping[str, object], *, is_new: bool = False) -> Run:

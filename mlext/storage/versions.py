@@ -8,13 +8,12 @@ from typing import Any
 
 from sqlalchemy import Row, Select, bindparam, insert, select, update
 
-from mlext.records import Evaluation, Model, ModelVersion
+from mlext.records import Evaluation, Metrics, Model, ModelVersion
 from mlext.storage.schema import evaluation, model, model_version, version_value
 from ociserver.refs import Digest, RepositoryName
 from ociserver.storage.schema import repository, tag
 from ociserver.storage.transaction import SqlTransaction, repository_named
 
-_EVALUATIONS = 1_000
 _MANY = 1_000
 
 _model = (
@@ -31,6 +30,15 @@ _numbered = (
     update(model)
     .where(model.c.repository_id == bindparam("of"))
     .values(last_number=bindparam("number"))
+)
+_metrics = (
+    select(version_value.c.key, version_value.c.text_value)
+    .where(
+        version_value.c.repository_id == repository_named,
+        version_value.c.number == bindparam("of"),
+        version_value.c.kind == "metric",
+    )
+    .order_by(version_value.c.key)
 )
 
 
@@ -129,12 +137,14 @@ class VersionSql(SqlTransaction):
         self._put_values(repository_id, value.number, values)
         self.changed.add(name)
 
-    def evaluations(self, name: RepositoryName, number: int) -> Sequence[Evaluation]:
+    def evaluations(
+        self, name: RepositoryName, number: int, limit: int = 1_000
+    ) -> Sequence[Evaluation]:
         latest = (
             select(evaluation)
             .where(evaluation.c.repository_id == repository_named, evaluation.c.number == number)
             .order_by(evaluation.c.at.desc(), evaluation.c.id.desc())
-            .limit(_EVALUATIONS)
+            .limit(limit)
         )
         rows = self._db.execute(latest, {"repository": name}).all()
         return [
@@ -148,6 +158,10 @@ class VersionSql(SqlTransaction):
             )
             for row in reversed(rows)
         ]
+
+    def metrics(self, name: RepositoryName, number: int) -> Metrics:
+        rows = self._db.execute(_metrics, {"repository": name, "of": number})
+        return {row.key: json.loads(row.text_value) for row in rows}
 
 
 def _as_number(value: object) -> float | None:

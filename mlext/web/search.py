@@ -92,7 +92,7 @@ def _side(tx: ModelsTx, name: RepositoryName, number: int) -> comparison.Side:
     manifest = tx.manifest(name, version.digest)
     return comparison.Side(
         version=json.loads(version.body),
-        metrics=versions.known_metrics(version, tx.evaluations(name, number)),
+        metrics=tx.metrics(name, number),
         run=run.shown() if run else {},
         files=comparison.files_of(manifest.body) if manifest else None,
     )

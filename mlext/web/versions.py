@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import uuid
-
 from starlette.requests import Request
 from starlette.responses import Response
 
 from mlext import documents, versions
-from mlext.acts import act, now
+from mlext.acts import act
 from mlext.documents import document
 from mlext.errors import DocumentInvalid, VersionUnknown
 from mlext.ports import ModelsCatalog, ModelsTx
-from mlext.records import Evaluation, Model, rfc3339
+from mlext.records import Model, rfc3339
 from mlext.web.answers import Holding, held, shown
 from ociserver.auth.rules import Action
 from ociserver.extension import House, author_of
@@ -90,12 +88,11 @@ class VersionDoors:
         name, number = _name(request), _number(request)
 
         def read(tx: ModelsTx) -> dict[str, object]:
-            version = versions.the_version(tx, name, number)
-            found = tx.evaluations(name, number)
+            versions.the_version(tx, name, number)
             return {
                 "version": number,
-                "metrics": versions.known_metrics(version, found),
-                "evaluations": [each.shown() for each in found],
+                "metrics": tx.metrics(name, number),
+                "evaluations": [each.shown() for each in tx.evaluations(name, number)],
             }
 
         return shown(await self._catalog.read(read))
@@ -104,17 +101,14 @@ class VersionDoors:
         """Record metrics that were measured since."""
         name, number, by = _name(request), _number(request), author_of(request)
         found = document(await self._house.body(request), _EVALUATION)
-        given = Evaluation(
-            id=f"ev_{uuid.uuid4().hex}",
-            number=number,
-            at=now(),
-            by=by.name,
-            dataset=documents.text(found, "dataset"),
-            metrics=documents.metrics(found.get("metrics")),
-        )
-        if not given.metrics:
+        metrics, dataset = documents.metrics(found.get("metrics")), documents.text(found, "dataset")
+        if not metrics:
             raise DocumentInvalid("an evaluation has metrics")
-        await act(self._catalog, by, lambda doing: versions.evaluate(doing, name, given))
+        given = await act(
+            self._catalog,
+            by,
+            lambda doing: versions.evaluate(doing, name, number, metrics, dataset),
+        )
         return shown(given.shown(), 201)
 
 

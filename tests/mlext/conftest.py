@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.mlext.models import Modelling
+from tests.mlext.population import Shelf, shelf
+from tests.postgres import PostgresServer
 from tests.serving import Served
 
 
@@ -15,3 +17,18 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Modelling]:
     with served.client() as client:
         yield Modelling(client)
     served.stop()
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def shelved(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Shelf]:
+    """A catalog of each kind, with the population in it."""
+    if request.param == "sqlite":
+        where = tmp_path_factory.mktemp("shelf")
+        with shelf(where) as found:
+            yield found
+    else:
+        server: PostgresServer = request.getfixturevalue("postgres")
+        with shelf(server.new_database()) as found:
+            yield found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -28,8 +27,7 @@ from mlext.filters import (
 from mlext.pages import OF_ALL, OF_ONE, Query, SortKey
 from mlext.storage import search
 from ociserver.refs import RepositoryName
-from tests.mlext.population import MODELS, Shelf, expressions, holds, names, ordered, orders, shelf
-from tests.postgres import PostgresServer
+from tests.mlext.population import MODELS, Shelf, expressions, holds, names, ordered, orders
 
 F1 = Field(Kind.METRIC, "f1")
 TEAM = Field(Kind.TAG, "team")
@@ -168,20 +166,6 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 @settings(max_examples=300, deadline=None)
 def test_what_is_rendered_is_read_as_the_same(expression: Expression) -> None:
     assert parse(render(expression)) == expression
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def shelved(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Shelf]:
-    if request.param == "sqlite":
-        where = tmp_path_factory.mktemp("shelf")
-        with shelf(where) as found:
-            yield found
-    else:
-        server: PostgresServer = request.getfixturevalue("postgres")
-        with shelf(server.new_database()) as found:
-            yield found
 
 
 SEARCH = settings(

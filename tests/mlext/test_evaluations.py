@@ -1,0 +1,50 @@
+# What is measured of a version later: what is known last is one thing, whoever asks.
+from __future__ import annotations
+
+import pytest
+
+from mlext import versions
+from mlext.acts import Act
+from mlext.filters import parse
+from mlext.pages import OF_ONE, Query
+from mlext.ports import ModelsTx
+from mlext.records import Evaluation
+from ociserver.admission import Author
+from tests.mlext.population import MODELS, Shelf
+
+MODEL = MODELS[0]
+ANN = Author(name="user:ann", may=lambda *_: True, may_somewhere=lambda _: True)
+
+
+def evaluate(shelved: Shelf, number: int, at: float, **metrics: float) -> Evaluation:
+    def work(tx: ModelsTx) -> Evaluation:
+        return versions.evaluate(Act(tx, ANN, at), MODEL, number, metrics, "holdout@1")
+
+    return shelved.write(work)
+
+
+def searched(shelved: Shelf, number: int) -> dict[str, float]:
+    query = Query(model=MODEL, where=parse(f"version = {number}"), order=OF_ONE)
+    [found] = shelved.read(lambda tx: tx.found(query)).found
+    return dict(found.metrics)
+
+
+@pytest.mark.parametrize("at", [2_000_000_000.0, 1_000.0])
+def test_the_last_one_counts_whatever_the_clock_of_its_replica(shelved: Shelf, at: float) -> None:
+    number = 1 if at < 1e9 else 2
+    first = evaluate(shelved, number, 1_900_000_000.0, f1=0.5)
+    last = evaluate(shelved, number, at, f1=0.75)
+    assert last.at > first.at
+    kept = shelved.read(lambda tx: tx.evaluations(MODEL, number))
+    assert kept == [first, last]
+    assert shelved.read(lambda tx: tx.evaluations(MODEL, number, 1)) == [last]
+    known = shelved.read(lambda tx: tx.metrics(MODEL, number))
+    assert known["f1"] == 0.75
+    assert known == searched(shelved, number)
+
+
+def test_what_was_registered_is_known_until_it_is_measured_again(shelved: Shelf) -> None:
+    [kept] = [each for each in shelved.kept if each.key == (MODEL, 3)]
+    assert shelved.read(lambda tx: tx.metrics(MODEL, 3)) == kept.metrics
+    evaluate(shelved, 3, 2_000_000_000.0, fresh=1e300)
+    assert shelved.read(lambda tx: tx.metrics(MODEL, 3)) == {**kept.metrics, "fresh": 1e300}
