@@ -80,7 +80,7 @@ class AliasRows(Protocol):
         """Record where it points from now on, and the move that took it there."""
 
     def alias_moves(
-        self, model: RepositoryName, name: Tag, before: int | None, limit: int
+        self, model: RepositoryName, name: Tag, before: int, limit: int
     ) -> Sequence[AliasMove]:
         """Return its moves, the latest first, before that one."""
 

@@ -113,11 +113,10 @@ class AliasSql(SqlTransaction):
         self.changed.add(value.model)
 
     def alias_moves(
-        self, name: RepositoryName, of: Tag, before: int | None, limit: int
+        self, name: RepositoryName, of: Tag, before: int, limit: int
     ) -> Sequence[AliasMove]:
-        found = _moves.order_by(alias_move.c.move.desc()).limit(limit)
-        if before is not None:
-            found = found.where(alias_move.c.move < before)
+        earlier = _moves.where(alias_move.c.move < before)
+        found = earlier.order_by(alias_move.c.move.desc()).limit(limit)
         rows = self._db.execute(found, {"repository": name, "alias": of})
         return [_as_move(row) for row in rows]
 

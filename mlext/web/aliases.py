@@ -18,12 +18,12 @@ from mlext.errors import AliasUnknown, DocumentInvalid, KeyReused
 from mlext.ports import ModelsCatalog, ModelsTx
 from mlext.records import Alias
 from mlext.web.answers import Holding, held, shown
-from mlext.web.versions import parse_number
+from mlext.web.asked import model_of, version_number, version_of, whole
 from ociserver.auth.rules import Action
 from ociserver.errors import Unavailable
 from ociserver.extension import House, author_of
 from ociserver.fresh import FreshCache
-from ociserver.refs import RepositoryName, Tag, parse_name
+from ociserver.refs import RepositoryName, Tag
 
 _MOVE = frozenset(("version", "reason", "expected_version"))
 _MOVES = frozenset(("moves", "reason"))
@@ -31,6 +31,8 @@ _ONE_OF_MOVES = frozenset(("alias", "version", "expected_version"))
 _APPROVAL = frozenset(("alias", "comment"))
 _MOST_MOVES = 50
 _HISTORY = 100
+# No alias moves more often.
+_MOVES_EVER = 2**31 - 1
 _KEY_MAX = 200
 _RESOLVED_BYTES = 200
 
@@ -52,7 +54,7 @@ class AliasDoors:
 
     async def aliases(self, request: Request) -> Response:
         """List the aliases of a model."""
-        name = parse_name(request.path_params["name"])
+        name = model_of(request)
 
         def read(tx: ModelsTx) -> Sequence[Alias]:
             versions.the_model(tx, name)
@@ -114,7 +116,7 @@ class AliasDoors:
 
     async def move_several(self, request: Request) -> Response:
         """Move several aliases of a model, all or none."""
-        name = parse_name(request.path_params["name"])
+        name = model_of(request)
         body = await self._house.body(request)
         found = document(body, _MOVES)
         entries = found.get("moves")
@@ -161,12 +163,11 @@ class AliasDoors:
     async def history(self, request: Request) -> Response:
         """List the moves of an alias, the latest first."""
         name, alias = _place(request)
-        before = request.query_params.get("cursor")
-        first = parse_number(before) if before else None
+        before = whole(request, "cursor", _MOVES_EVER, most=_MOVES_EVER)
 
         def read(tx: ModelsTx) -> dict[str, object]:
             aliases.the_alias(tx, name, alias)
-            found = tx.alias_moves(name, alias, first, _HISTORY + 1)
+            found = tx.alias_moves(name, alias, before, _HISTORY + 1)
             more = len(found) > _HISTORY
             return {
                 "moves": [each.shown() for each in found[:_HISTORY]],
@@ -180,7 +181,7 @@ class AliasDoors:
         name, alias = _place(request)
         if "version" not in request.query_params:
             raise DocumentInvalid("version=N is the number of the version to check")
-        number = parse_number(request.query_params["version"])
+        number = version_number(request.query_params["version"])
         by = author_of(request)
 
         def read(tx: ModelsTx) -> dict[str, object]:
@@ -198,8 +199,8 @@ class AliasDoors:
 
     async def approvals(self, request: Request) -> Response:
         """List who approves of a version, under each alias or the one asked for."""
-        name = parse_name(request.path_params["name"])
-        number = parse_number(request.path_params["number"])
+        name = model_of(request)
+        number = version_of(request)
 
         def read(tx: ModelsTx) -> dict[str, object]:
             versions.the_version(tx, name, number)
@@ -210,8 +211,8 @@ class AliasDoors:
 
     async def approve(self, request: Request) -> Response:
         """Approve of a version under an alias."""
-        name = parse_name(request.path_params["name"])
-        number = parse_number(request.path_params["number"])
+        name = model_of(request)
+        number = version_of(request)
         found = document(await self._house.body(request), _APPROVAL)
         alias = parse_alias(documents.text(found, "alias"))
         comment = documents.text(found, "comment")
@@ -224,7 +225,7 @@ class AliasDoors:
 
 
 def _place(request: Request) -> tuple[RepositoryName, Tag]:
-    return parse_name(request.path_params["name"]), parse_alias(request.path_params["alias"])
+    return model_of(request), parse_alias(request.path_params["alias"])
 
 
 def _move(alias: Tag, found: Mapping[str, Any], if_match: str | None) -> Move:

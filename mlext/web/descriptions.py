@@ -16,11 +16,11 @@ from mlext.formats import describe
 from mlext.ports import ModelsCatalog, ModelsTx
 from mlext.records import ModelVersion
 from mlext.web.answers import Holding, held
-from mlext.web.versions import parse_number
+from mlext.web.asked import model_of, version_of
 from ociserver.errors import ManifestUnknown
 from ociserver.extension import House
 from ociserver.ports import StoredManifest
-from ociserver.refs import Digest, RepositoryName, parse_name
+from ociserver.refs import Digest, RepositoryName
 from ociserver.registry import RegistryReader
 
 # Some kilobytes each; a description is the same for good.
@@ -44,8 +44,8 @@ class DescriptionDoors:
 
     async def description(self, request: Request) -> Response:
         """Return what a version's manifest and headers say of it."""
-        name = parse_name(request.path_params["name"])
-        number = parse_number(request.path_params["number"])
+        name = model_of(request)
+        number = version_of(request)
 
         def read(tx: ModelsTx) -> tuple[ModelVersion, StoredManifest]:
             version = versions.the_version(tx, name, number)

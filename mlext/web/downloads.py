@@ -18,14 +18,14 @@ from starlette.responses import Response
 
 from mlext import downloads
 from mlext.downloads import Artifact, File, LinkKey
-from mlext.errors import DocumentInvalid
 from mlext.links import Kind, Link, disposition, filename_of, signed_link
 from mlext.ports import ModelsCatalog
 from mlext.records import rfc3339
 from mlext.web.answers import shown
+from mlext.web.asked import whole
 from ociserver.extension import Handler, House, author_of
 from ociserver.ports import StoredBlob
-from ociserver.refs import Digest, RepositoryName, parse_name, shortened
+from ociserver.refs import Digest, RepositoryName, parse_name
 
 _SECONDS = 600
 _SECONDS_MAX = 3_600
@@ -55,7 +55,7 @@ class DownloadDoors:
     async def download(self, request: Request) -> Response:
         """Return an address of an artifact, and one of each of its files."""
         digest = Digest.parse(request.path_params["digest"])
-        seconds = _seconds(request.query_params.get("ttl", str(_SECONDS)))
+        seconds = whole(request, "ttl", _SECONDS, most=_SECONDS_MAX)
         model = request.path_params.get("name") or request.query_params.get("model")
         repository = parse_name(model) if model is not None else None
         by = author_of(request)
@@ -140,10 +140,3 @@ class DownloadDoors:
         answer.headers["X-Content-Type-Options"] = "nosniff"
         answer.headers["Cache-Control"] = f"private, max-age={int(link.expires - now)}, immutable"
         return answer
-
-
-def _seconds(text: str) -> int:
-    is_short = text.isascii() and text.isdecimal() and len(text) <= len(str(_SECONDS_MAX))
-    if not is_short or not 1 <= int(text) <= _SECONDS_MAX:
-        raise DocumentInvalid(f"ttl {shortened(text)!r} is no number from 1 to {_SECONDS_MAX}")
-    return int(text)

@@ -13,9 +13,9 @@ from mlext.errors import DocumentInvalid
 from mlext.lineage import Node, any_node
 from mlext.ports import ModelsCatalog, ModelsTx
 from mlext.web.answers import shown
-from mlext.web.versions import parse_number
+from mlext.web.asked import model_of, version_of, whole
 from ociserver.extension import House, author_of
-from ociserver.refs import parse_name, shortened
+from ociserver.refs import shortened
 
 _EDGE = frozenset(("type", "target"))
 _DEPTH = 10
@@ -31,8 +31,8 @@ class LineageDoors:
 
     async def of_version(self, request: Request) -> Response:
         """Say what a version came from, and what came from it."""
-        name = parse_name(request.path_params["name"])
-        number = parse_number(request.path_params["number"])
+        name = model_of(request)
+        number = version_of(request)
         by = author_of(request)
         # Read before anything is looked up: a bad one is told so of what is not there, too.
         asked = _question(request, "")
@@ -51,8 +51,8 @@ class LineageDoors:
 
     async def add(self, request: Request) -> Response:
         """Record what else a version came from."""
-        name = parse_name(request.path_params["name"])
-        number = parse_number(request.path_params["number"])
+        name = model_of(request)
+        number = version_of(request)
         found = documents.document(await self._house.body(request), _EDGE)
         kind, target = documents.edge(found)
 
@@ -71,7 +71,7 @@ def _question(request: Request, node: Node) -> Question:
     return Question(
         node=node,
         direction=_direction(given.get("direction", Direction.BOTH)),
-        depth=_depth(given.get("depth", str(_DEPTH))),
+        depth=whole(request, "depth", _DEPTH, most=_DEPTH_MAX),
         alias=parse_alias(alias) if alias is not None else None,
     )
 
@@ -83,12 +83,3 @@ def _direction(text: str) -> Direction:
         raise DocumentInvalid(
             f"direction {shortened(text)!r} is none of: {', '.join(Direction)}"
         ) from error
-
-
-def _depth(text: str) -> int:
-    digits = (
-        text if text.isascii() and text.isdecimal() and len(text) <= len(str(_DEPTH_MAX)) else ""
-    )
-    if not 1 <= int(digits or "0") <= _DEPTH_MAX:
-        raise DocumentInvalid(f"depth {shortened(text)!r} is no number from 1 to {_DEPTH_MAX}")
-    return int(digits)

@@ -18,10 +18,10 @@ from mlext.filters import Expression, quoted
 from mlext.pages import Found, Page, Query
 from mlext.ports import ModelsCatalog, ModelsTx
 from mlext.web.answers import shown
-from mlext.web.versions import parse_number
+from mlext.web.asked import model_of, version_number, whole
 from ociserver.auth.rules import Action
 from ociserver.extension import author_of
-from ociserver.refs import RepositoryName, parse_name, shortened
+from ociserver.refs import RepositoryName, shortened
 
 _METRIC = re.compile(
     r"(?P<key>[^<>=!]+?)\s*(?P<how>!=|<=|>=|=|<|>)\s*(?P<number>[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)"
@@ -43,7 +43,7 @@ class SearchDoors:
 
     async def versions(self, request: Request) -> Response:
         """List versions of a model."""
-        name = parse_name(request.path_params["name"])
+        name = model_of(request)
         query = _query(request, name)
 
         def read(tx: ModelsTx) -> Page:
@@ -72,12 +72,12 @@ class SearchDoors:
 
     async def compare(self, request: Request) -> Response:
         """Say what differs between two versions of a model."""
-        name = parse_name(request.path_params["name"])
+        name = model_of(request)
         asked = _parameters(request, ("base", "target"))
         for each in ("base", "target"):
             if each not in asked:
                 raise DocumentInvalid(f"{each} is the number of a version, and is missing")
-        numbers = [parse_number(asked[each]) for each in ("base", "target")]
+        numbers = [version_number(asked[each]) for each in ("base", "target")]
 
         def read(tx: ModelsTx) -> list[comparison.Side]:
             return [_side(tx, name, each) for each in numbers]
@@ -128,7 +128,7 @@ def _query(request: Request, name: RepositoryName | None) -> Query:
         model=name,
         where=where,
         order=pages.parse_sort(asked["sort"]) if "sort" in asked else default,
-        limit=_limit(asked.get("limit")),
+        limit=whole(request, "limit", pages.LIMIT, most=pages.LIMIT_MAX),
     )
     if "cursor" not in asked:
         return query
@@ -148,15 +148,6 @@ def _parameters(request: Request, known: tuple[str, ...]) -> Mapping[str, str]:
     if len(set(once)) < len(once):
         raise DocumentInvalid(f"each of {', '.join(sorted(set(once)))} is given once")
     return asked
-
-
-def _limit(text: str | None) -> int:
-    if text is None:
-        return pages.LIMIT
-    is_number = text.isascii() and text.isdecimal() and len(text) <= len(str(pages.LIMIT_MAX))
-    if not is_number or not 1 <= int(text) <= pages.LIMIT_MAX:
-        raise DocumentInvalid(f"limit is a whole number from 1 to {pages.LIMIT_MAX}")
-    return int(text)
 
 
 def _tag(text: str) -> str:

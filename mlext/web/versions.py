@@ -8,18 +8,19 @@ from starlette.responses import Response
 from mlext import documents, versions
 from mlext.acts import act
 from mlext.documents import document
-from mlext.errors import DocumentInvalid, VersionUnknown
+from mlext.errors import CursorInvalid, DocumentInvalid
 from mlext.ports import ModelsCatalog, ModelsTx
 from mlext.records import Model, rfc3339
 from mlext.web.answers import Holding, held, shown
+from mlext.web.asked import model_of, version_of
 from ociserver.auth.rules import Action
+from ociserver.errors import NameInvalid
 from ociserver.extension import House, author_of
-from ociserver.refs import RepositoryName, parse_name, shortened
+from ociserver.refs import parse_name
 
 _ABOUT = frozenset(("owner", "task", "description"))
 _EVALUATION = frozenset(("metrics", "dataset"))
 _PAGE = 100
-_DIGITS = 9
 
 
 class VersionDoors:
@@ -33,7 +34,7 @@ class VersionDoors:
     async def models(self, request: Request) -> Response:
         """List the models that the caller may see, by name."""
         may = author_of(request).may
-        last = request.query_params.get("cursor", "")
+        last = _cursor(request)
         found: list[Model] = []
         while len(found) < _PAGE:
             page = await self._catalog.read(lambda tx: tx.models(last, _PAGE))  # noqa: B023 - awaited at once
@@ -52,7 +53,7 @@ class VersionDoors:
 
     async def model(self, request: Request) -> Response:
         """Return what is said of a model, and its aliases."""
-        name = _name(request)
+        name = model_of(request)
 
         def read(tx: ModelsTx) -> dict[str, object]:
             found = versions.the_model(tx, name)
@@ -63,7 +64,7 @@ class VersionDoors:
 
     async def describe(self, request: Request) -> Response:
         """Change what is said of a model."""
-        name, by = _name(request), author_of(request)
+        name, by = model_of(request), author_of(request)
         found = document(await self._house.body(request), _ABOUT)
         said = {key: documents.text(found, key) for key in found}
         following = await act(self._catalog, by, lambda doing: versions.describe(doing, name, said))
@@ -71,7 +72,7 @@ class VersionDoors:
 
     async def register(self, request: Request) -> Response:
         """Register a version of an artifact that was pushed."""
-        name, by = _name(request), author_of(request)
+        name, by = model_of(request), author_of(request)
         asked = documents.registration(await self._house.body(request))
         made = await act(self._catalog, by, lambda doing: versions.register(doing, name, asked))
         answer = {"version": made.number, "version_id": made.id, "status": "registered"}
@@ -79,13 +80,13 @@ class VersionDoors:
 
     async def version(self, request: Request) -> Response:
         """Return a version, as it is for good."""
-        name, number = _name(request), _number(request)
+        name, number = model_of(request), version_of(request)
         found = await self._catalog.read(lambda tx: versions.the_version(tx, name, number))
         return held(request, found.body, self._holding.immutable(name), f'"{found.id}"')
 
     async def evaluations(self, request: Request) -> Response:
         """Return what was measured of a version since it was registered."""
-        name, number = _name(request), _number(request)
+        name, number = model_of(request), version_of(request)
 
         def read(tx: ModelsTx) -> dict[str, object]:
             versions.the_version(tx, name, number)
@@ -99,7 +100,7 @@ class VersionDoors:
 
     async def evaluate(self, request: Request) -> Response:
         """Record metrics that were measured since."""
-        name, number, by = _name(request), _number(request), author_of(request)
+        name, number, by = model_of(request), version_of(request), author_of(request)
         found = document(await self._house.body(request), _EVALUATION)
         metrics, dataset = documents.metrics(found.get("metrics")), documents.text(found, "dataset")
         if not metrics:
@@ -125,16 +126,10 @@ def _model(found: Model) -> dict[str, object]:
     }
 
 
-def _name(request: Request) -> RepositoryName:
-    return parse_name(request.path_params["name"])
-
-
-def _number(request: Request) -> int:
-    return parse_number(request.path_params["number"])
-
-
-def parse_number(text: str) -> int:
-    """Return the number of a version. Raises VersionUnknown: no other text is one."""
-    if not text.isascii() or not text.isdecimal() or len(text) > _DIGITS:
-        raise VersionUnknown(f"{shortened(text)!r} is not the number of a version")
-    return int(text)
+def _cursor(request: Request) -> str:
+    """Return the name of the last model of the page before, empty for the first page."""
+    text = request.query_params.get("cursor", "")
+    try:
+        return parse_name(text) if text else ""
+    except NameInvalid as error:
+        raise CursorInvalid("the cursor is damaged") from error
