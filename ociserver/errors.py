@@ -133,15 +133,21 @@ class Unauthenticated(LadingError):
     """The request does not say who asks, or not so that we believe it, or for too little.
 
     `scope` is what a token for it must hold, `reason` what is wrong with the one that came: None,
-    `invalid_token` or `insufficient_scope` (RFC 6750 section 3.1).
+    `invalid_token` or `insufficient_scope` (RFC 6750 section 3.1). `basic` is where no token can.
     """
 
     def __init__(
-        self, message: str, *, scope: str | None = None, reason: str | None = None
+        self,
+        message: str,
+        *,
+        scope: str | None = None,
+        reason: str | None = None,
+        basic: bool = False,
     ) -> None:
         super().__init__(message)
         self.scope = scope
         self.reason = reason
+        self.basic = basic
 
 
 class Denied(LadingError):

@@ -62,7 +62,7 @@ class Realm:
 
         Every value is quoted: oras-py reads no other.
         """
-        if self.scheme == "basic" or scope["path"] == TOKEN_PATH:
+        if self.scheme == "basic" or error.basic or scope["path"] == TOKEN_PATH:
             return f'Basic realm="{self.service}"'.encode("latin-1")
         address = self.origin(scope)
         fields = {"realm": f"{address}{TOKEN_PATH}", "service": self.service}
@@ -181,7 +181,9 @@ class Guard:
         if caller.access is None and caller.rights.allow_everywhere(action):
             return
         if caller.says_nothing or caller.access is not None:
-            raise Unauthenticated("say who you are by Basic: a token is for repositories alone")
+            raise Unauthenticated(
+                "say who you are by Basic: a token is for repositories alone", basic=True
+            )
         self._limits.refused("denied")
         self._note(caller, action, "**", scope)
         raise Denied(f'no rule lets {caller.principal.name} {action} on "**"')

@@ -239,6 +239,11 @@ def test_what_is_of_no_repository_needs_the_right_on_all(registry: Guarded, righ
         # A token is for repositories.
         client.headers.update(registry.bearer(f"all-{right}", f"repository:a:{right}"))
         assert not [str(door) for door in OF_NONE if is_admitted(client, door, REPOSITORY)]
+        # So it is not told to fetch one, nor is who shows nothing.
+        for shown in (client.headers, httpx.Headers()):
+            answer = httpx.get(client.base_url.join("/v1/gates"), headers=shown)
+            assert answer.status_code == 401
+            assert answer.headers["www-authenticate"].startswith("Basic ")
 
 
 @pytest.mark.parametrize("caller", ["nobody", "none", "empty token", "other's token", "disabled"])
