@@ -7,7 +7,6 @@ in one transaction. Plain functions of it.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,13 +24,11 @@ from mlext.errors import (
 from mlext.gates import Facts, Gate, Verdict, judge, parse_gate
 from mlext.ports import ModelsTx
 from mlext.records import Alias, Approval, ModelVersion
-from mlext.versions import the_version
+from mlext.versions import is_version_tag, the_version, version_under
 from ociserver.admission import Author
 from ociserver.auth.rules import Action
 from ociserver.errors import ManifestUnknown
 from ociserver.refs import Digest, RepositoryName, Tag, parse_tag
-
-_VERSION_TAG = re.compile(r"v[0-9]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +46,7 @@ class Move:
 def parse_alias(text: str) -> Tag:
     """Return the name of an alias. Raises TagInvalid, DocumentInvalid."""
     name = parse_tag(text)
-    if _VERSION_TAG.fullmatch(name):
+    if is_version_tag(name):
         raise DocumentInvalid(f"{name} is the tag of a version, and no alias")
     return name
 
@@ -78,8 +75,10 @@ def pushed_onto(act: Act, model: RepositoryName, tag: Tag, digest: Digest) -> No
 
     The caller moves the tag. Raises TagProtected, Denied, GateUnsatisfied.
     """
-    if _VERSION_TAG.fullmatch(tag):
-        _leave_version_tag(act.tx, model, tag, digest)
+    if is_version_tag(tag):
+        pulled = version_under(act.tx, model, tag)
+        if pulled is not None and pulled.digest != digest:
+            raise TagProtected(f"{tag} is version {pulled.number} of {model}, which never changes")
         return
     known = act.tx.alias(model, tag)
     if known is None and not _gates(act.tx, model, tag):
@@ -93,12 +92,6 @@ def pushed_onto(act: Act, model: RepositoryName, tag: Tag, digest: Digest) -> No
         )
     if known is None or known.digest != digest:
         _moved(act, version, tag, known, "pushed")
-
-
-def _leave_version_tag(tx: ModelsTx, model: RepositoryName, tag: Tag, digest: Digest) -> None:
-    version = tx.version(model, int(tag[1:])) if len(tag) < 10 else None  # noqa: PLR2004
-    if version is not None and tag == f"v{version.number}" and version.digest != digest:
-        raise TagProtected(f"{tag} is version {version.number} of {model}, which never changes")
 
 
 def _expect(known: Alias | None, asked: Move) -> None:

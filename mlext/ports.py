@@ -49,9 +49,6 @@ class VersionRows(Protocol):
     def version_of(self, model: RepositoryName, digest: Digest) -> ModelVersion | None:
         """Return the version that this artifact is."""
 
-    def versions_of(self, digests: Collection[str]) -> Sequence[ModelVersion]:
-        """Return the versions, of any model, that these artifacts are: 1,000 at most."""
-
     def standing(self, repository: RepositoryName, tags: Collection[str]) -> Mapping[str, Digest]:
         """Return where those of these tags point that exist."""
 
@@ -109,9 +106,6 @@ class AliasRows(Protocol):
 
     def put_approval(self, model: RepositoryName, approval: Approval) -> None:
         """Record it, in place of an earlier one of the same person for the same version."""
-
-    def drop_approval(self, model: RepositoryName, number: int, alias: Tag, by: str) -> bool:
-        """Take it back; False where there is none."""
 
     def approvals(
         self, model: RepositoryName, number: int, alias: Tag | None = None

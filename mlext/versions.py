@@ -5,6 +5,7 @@ what a caller wraps them in decides what is there together or not at all.
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
@@ -29,11 +30,26 @@ from ociserver.refs import RepositoryName, Tag
 
 # Version tags that are looked at at once for one that nothing else stands on.
 _NUMBERS = 50
+_VERSION_TAG = re.compile(r"v[0-9]+")
+_TAG_MAX = len("v999999999")
 
 
 def version_tag(number: int) -> Tag:
     """Return the tag that a version is pulled by, which nobody can move."""
     return Tag(f"v{number}")
+
+
+def is_version_tag(tag: Tag) -> bool:
+    """Tell whether the tag is one of a version, there or to come, and so never an alias."""
+    return bool(_VERSION_TAG.fullmatch(tag))
+
+
+def version_under(tx: ModelsTx, model: RepositoryName, tag: Tag) -> ModelVersion | None:
+    """Return the version that is pulled by this tag, None where the tag is of none."""
+    if not is_version_tag(tag) or len(tag) > _TAG_MAX:
+        return None
+    number = int(tag[1:])
+    return tx.version(model, number) if tag == version_tag(number) else None
 
 
 def register(act: Act, model: RepositoryName, asked: Registration) -> ModelVersion:
@@ -57,18 +73,8 @@ def register(act: Act, model: RepositoryName, asked: Registration) -> ModelVersi
             f"{model} lacks {len(missing)} of what the manifest names: push it first",
             detail=[{"digest": each} for each in missing],
         )
-    found = tx.model(model)
-    number = _next_number(tx, model, asked, found.last_number if found else 0)
-    if found is None:
-        tx.put_model(
-            Model(
-                name=model,
-                last_number=0,
-                created_at=act.at,
-                updated_at=act.at,
-                updated_by=act.by.name,
-            )
-        )
+    of = tx.model(model) or _new_model(act, model)
+    number = _next_number(tx, model, asked, of.last_number)
     version = _made(act, model, number, asked, view)
     tx.add_version(version, _values(asked))
     tx.move_tag(model, version_tag(number), asked.digest)
@@ -81,6 +87,14 @@ def register(act: Act, model: RepositoryName, asked: Registration) -> ModelVersi
     said = {"version": number, "version_id": version.id, "digest": asked.digest}
     act.note("register", model, {**said, "run_id": asked.run_id})
     return version
+
+
+def _new_model(act: Act, name: RepositoryName) -> Model:
+    made = Model(
+        name=name, last_number=0, created_at=act.at, updated_at=act.at, updated_by=act.by.name
+    )
+    act.tx.put_model(made)
+    return made
 
 
 def _next_number(tx: ModelsTx, model: RepositoryName, asked: Registration, last: int) -> int:

@@ -66,9 +66,8 @@ class Warden:
         rows = cast("ModelsTx", tx)
         if rows.alias(repository, tag) is not None:
             raise TagProtected(f"{tag} is an alias of {repository}: it is moved, not deleted")
-        number = int(tag[1:]) if tag[1:].isdecimal() and len(tag) < 10 else 0  # noqa: PLR2004
-        if number and tag == versions.version_tag(number) and rows.version(repository, number):
-            raise TagProtected(f"{tag} is version {number} of {repository}, which stays")
+        if (version := versions.version_under(rows, repository, tag)) is not None:
+            raise TagProtected(f"{tag} is version {version.number} of {repository}, which stays")
 
     def manifest_goes(
         self,

@@ -166,15 +166,6 @@ class AliasSql(SqlTransaction):
         }
         self._put(approval, [row])
 
-    def drop_approval(self, name: RepositoryName, number: int, of: Tag, by: str) -> bool:
-        gone = delete(approval).where(
-            approval.c.repository_id == repository_named,
-            approval.c.number == number,
-            approval.c.alias == of,
-            approval.c.by == by,
-        )
-        return self._db.execute(gone, {"repository": name}).rowcount > 0
-
     def approvals(
         self, name: RepositoryName, number: int, of: Tag | None = None
     ) -> Sequence[Approval]:

@@ -14,8 +14,6 @@ from ociserver.refs import Digest, RepositoryName
 from ociserver.storage.schema import repository, tag
 from ociserver.storage.transaction import SqlTransaction, repository_named
 
-_MANY = 1_000
-
 _model = (
     select(model, repository.c.name)
     .join(repository, repository.c.id == model.c.repository_id)
@@ -106,11 +104,6 @@ class VersionSql(SqlTransaction):
         of_model = statement.where(model_version.c.repository_id == repository_named)
         row = self._db.execute(of_model, {"repository": name}).one_or_none()
         return _as_version(row) if row else None
-
-    def versions_of(self, digests: Collection[str]) -> Sequence[ModelVersion]:
-        found = _version.where(model_version.c.digest.in_(list(digests)))
-        ordered = found.order_by(repository.c.name, model_version.c.number).limit(_MANY)
-        return [_as_version(row) for row in self._db.execute(ordered)]
 
     def standing(self, name: RepositoryName, tags: Collection[str]) -> Mapping[str, Digest]:
         found = select(tag.c.name, tag.c.digest).where(
