@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -21,14 +21,14 @@ from ociserver.refs import Digest, shortened
 
 PREFIX = "io.lading."
 # Enough for any training run; more is a file, to be pushed as one.
-_ENTRIES = 1_000
+ENTRIES = 1_000
 _KEY = re.compile(r"[^\x00-\x1f\x7f]{1,250}")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
 _TEXT = 5_000
 _MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# Rendered and kept with each version.
-_VERSION_BYTES = 256 * 1024
+# Rendered and kept with each version, and with each evaluation.
+_KEPT_BYTES = 256 * 1024
 
 _JSON_ANNOTATIONS = ("metrics", "params", "tags")
 _RUN_ANNOTATIONS = {
@@ -57,6 +57,7 @@ _REGISTRATION = frozenset(
     ("run_id", "artifact_digest", "framework", "metrics", "params", "tags", "description",
      "lineage")
 )  # fmt: skip
+_EVALUATION = frozenset(("metrics", "dataset"))
 RUN = frozenset(
     ("dataset_version", "code_commit", "container_image", "hyperparams", "started_at",
      "finished_at")
@@ -92,6 +93,19 @@ def registration(body: bytes) -> Registration:
 def is_annotated(annotations: Mapping[str, str]) -> bool:
     """Tell whether a manifest's annotations ask to register it."""
     return any(key.startswith(PREFIX) for key in annotations)
+
+
+def evaluation(body: bytes) -> tuple[dict[str, float], str]:
+    """Return the metrics, and the dataset they were measured on, that `POST …/evaluations` records.
+
+    Raises DocumentInvalid.
+    """
+    found = document(body, _EVALUATION)
+    measured = metrics(found.get("metrics"))
+    if not measured:
+        raise DocumentInvalid("an evaluation has metrics")
+    _refuse_much(measured, "metrics")
+    return measured, text(found, "dataset")
 
 
 def annotated(artifact: Digest, annotations: Mapping[str, str]) -> Registration | None:
@@ -267,8 +281,8 @@ def _tags(found: object) -> dict[str, str]:
 def _entries(found: object, where: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise DocumentInvalid(f"{where} is not a JSON object")
-    if len(found) > _ENTRIES:
-        raise DocumentInvalid(f"{where} has more than {_ENTRIES} entries")
+    if len(found) > ENTRIES:
+        raise DocumentInvalid(f"{where} has more than {ENTRIES} entries")
     for key in found:
         _storable(key, where)
         if not _KEY.fullmatch(key):
@@ -279,8 +293,8 @@ def _entries(found: object, where: str) -> dict[str, Any]:
 
 
 def _lineage(found: object) -> tuple[tuple[str, str], ...]:
-    if not isinstance(found, list) or len(found) > _ENTRIES:
-        raise DocumentInvalid(f"lineage is not a list of at most {_ENTRIES} entries")
+    if not isinstance(found, list) or len(found) > ENTRIES:
+        raise DocumentInvalid(f"lineage is not a list of at most {ENTRIES} entries")
     edges = []
     for each in found:
         if not isinstance(each, dict):
@@ -328,7 +342,11 @@ def _not_json(constant: str) -> NoReturn:
 
 def _bounded(found: Registration) -> Registration:
     """Return it, if what it says is not too much."""
-    said: Sequence[object] = (dict(found.metrics), dict(found.params), dict(found.tags))
-    if len(json.dumps(said)) > _VERSION_BYTES:
-        raise DocumentInvalid(f"metrics, params and tags are over {_VERSION_BYTES} bytes in all")
+    said = (dict(found.metrics), dict(found.params), dict(found.tags))
+    _refuse_much(said, "metrics, params and tags")
     return found
+
+
+def _refuse_much(said: object, where: str) -> None:
+    if len(json.dumps(said)) > _KEPT_BYTES:
+        raise DocumentInvalid(f"{where} are over {_KEPT_BYTES} bytes in all")

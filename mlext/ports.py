@@ -58,7 +58,7 @@ class VersionRows(Protocol):
     def evaluations(
         self, model: RepositoryName, number: int, limit: int = 1_000
     ) -> Sequence[Evaluation]:
-        """Return those of a version, oldest first: the last ones, so many at most."""
+        """Return those of a version, oldest first: the last ones, so many and 4 MiB at most."""
 
     def metrics(self, model: RepositoryName, number: int) -> Metrics:
         """Return what is known last of each metric, by name: registered, or evaluated since."""

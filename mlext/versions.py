@@ -13,7 +13,8 @@ from typing import Any
 
 from mlext import lineage
 from mlext.acts import Act
-from mlext.errors import ModelUnknown, RunFrozen, VersionExists, VersionUnknown
+from mlext.documents import ENTRIES
+from mlext.errors import DocumentInvalid, ModelUnknown, RunFrozen, VersionExists, VersionUnknown
 from mlext.ports import ModelsTx
 from mlext.records import (
     Evaluation,
@@ -185,8 +186,13 @@ def describe(act: Act, model: RepositoryName, said: Mapping[str, str]) -> Model:
 def evaluate(
     act: Act, model: RepositoryName, number: int, metrics: Metrics, dataset: str
 ) -> Evaluation:
-    """Record metrics that were measured after registration. Raises VersionUnknown."""
+    """Record metrics that were measured after registration.
+
+    Raises VersionUnknown, DocumentInvalid: of new names, there is no end to these.
+    """
     version = the_version(act.tx, model, number)
+    if len({*act.tx.metrics(model, number), *metrics}) > ENTRIES:
+        raise DocumentInvalid(f"version {number} would have more than {ENTRIES} metrics in all")
     last = next(iter(act.tx.evaluations(model, number, 1)), None)
     given = Evaluation(
         id=f"ev_{uuid.uuid4().hex}",

@@ -6,13 +6,16 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Row, Select, bindparam, insert, select, update
+from sqlalchemy import Row, Select, bindparam, func, insert, select, update
 
 from mlext.records import Evaluation, Metrics, Model, ModelVersion
 from mlext.storage.schema import evaluation, model, model_version, version_value
 from ociserver.refs import Digest, RepositoryName
 from ociserver.storage.schema import repository, tag
 from ociserver.storage.transaction import SqlTransaction, repository_named
+
+# Of evaluations that are read at once.
+_EVALUATIONS_BYTES = 4 * 1024 * 1024
 
 _model = (
     select(model, repository.c.name)
@@ -28,6 +31,27 @@ _numbered = (
     update(model)
     .where(model.c.repository_id == bindparam("of"))
     .values(last_number=bindparam("number"))
+)
+_newest_first = (evaluation.c.at.desc(), evaluation.c.id.desc())
+# Sizes first, as each may be a quarter of a megabyte.
+_recent = (
+    select(evaluation.c.id, evaluation.c.at, func.length(evaluation.c.metrics).label("size"))
+    .where(evaluation.c.repository_id == repository_named, evaluation.c.number == bindparam("of"))
+    .order_by(*_newest_first)
+    .limit(bindparam("limit"))
+    .subquery()
+)
+_sized = select(
+    _recent.c.id,
+    func.sum(_recent.c.size)
+    .over(order_by=(_recent.c.at.desc(), _recent.c.id.desc()), rows=(None, 0))
+    .label("total"),
+).subquery()
+_latest = (
+    select(evaluation)
+    .join(_sized, _sized.c.id == evaluation.c.id)
+    .where(_sized.c.total <= _EVALUATIONS_BYTES)
+    .order_by(*_newest_first)
 )
 _metrics = (
     select(version_value.c.key, version_value.c.text_value)
@@ -133,13 +157,7 @@ class VersionSql(SqlTransaction):
     def evaluations(
         self, name: RepositoryName, number: int, limit: int = 1_000
     ) -> Sequence[Evaluation]:
-        latest = (
-            select(evaluation)
-            .where(evaluation.c.repository_id == repository_named, evaluation.c.number == number)
-            .order_by(evaluation.c.at.desc(), evaluation.c.id.desc())
-            .limit(limit)
-        )
-        rows = self._db.execute(latest, {"repository": name}).all()
+        rows = self._db.execute(_latest, {"repository": name, "of": number, "limit": limit}).all()
         return [
             Evaluation(
                 id=row.id,

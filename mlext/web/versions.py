@@ -8,7 +8,7 @@ from starlette.responses import Response
 from mlext import documents, versions
 from mlext.acts import act
 from mlext.documents import document
-from mlext.errors import CursorInvalid, DocumentInvalid
+from mlext.errors import CursorInvalid
 from mlext.ports import ModelsCatalog, ModelsTx
 from mlext.records import Model, rfc3339
 from mlext.web.answers import Holding, held, shown
@@ -19,7 +19,6 @@ from ociserver.extension import House, author_of
 from ociserver.refs import parse_name
 
 _ABOUT = frozenset(("owner", "task", "description"))
-_EVALUATION = frozenset(("metrics", "dataset"))
 _PAGE = 100
 
 
@@ -101,10 +100,7 @@ class VersionDoors:
     async def evaluate(self, request: Request) -> Response:
         """Record metrics that were measured since."""
         name, number, by = model_of(request), version_of(request), author_of(request)
-        found = document(await self._house.body(request), _EVALUATION)
-        metrics, dataset = documents.metrics(found.get("metrics")), documents.text(found, "dataset")
-        if not metrics:
-            raise DocumentInvalid("an evaluation has metrics")
+        metrics, dataset = documents.evaluation(await self._house.body(request))
         given = await act(
             self._catalog,
             by,

@@ -5,6 +5,7 @@ import pytest
 
 from mlext import versions
 from mlext.acts import Act
+from mlext.errors import DocumentInvalid
 from mlext.filters import parse
 from mlext.pages import OF_ONE, Query
 from mlext.ports import ModelsTx
@@ -48,3 +49,21 @@ def test_what_was_registered_is_known_until_it_is_measured_again(shelved: Shelf)
     assert shelved.read(lambda tx: tx.metrics(MODEL, 3)) == kept.metrics
     evaluate(shelved, 3, 2_000_000_000.0, fresh=1e300)
     assert shelved.read(lambda tx: tx.metrics(MODEL, 3)) == {**kept.metrics, "fresh": 1e300}
+
+
+def test_of_many_large_ones_the_last_are_read(shelved: Shelf) -> None:
+    large = {f"{each:0240}": float(each) for each in range(900)}
+    given = [evaluate(shelved, 4, 2_000_000_000.0, **large) for _ in range(25)]
+    read = shelved.read(lambda tx: tx.evaluations(MODEL, 4))
+    assert 10 < len(read) < 25
+    assert read == given[-len(read) :]
+
+
+def test_metrics_of_a_version_come_to_an_end(shelved: Shelf) -> None:
+    for start in (0, 500):
+        evaluate(shelved, 5, 2_000_000_000.0, **{f"m{start + each}": 0.5 for each in range(480)})
+    known = shelved.read(lambda tx: tx.metrics(MODEL, 5))
+    with pytest.raises(DocumentInvalid, match="more than 1000 metrics"):
+        evaluate(shelved, 5, 2_000_000_000.0, **{f"x{each}": 0.5 for each in range(100)})
+    assert shelved.read(lambda tx: tx.metrics(MODEL, 5)) == known
+    evaluate(shelved, 5, 2_000_000_000.0, m0=0.75)

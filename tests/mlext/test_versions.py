@@ -210,6 +210,10 @@ def test_evaluations_come_later_and_change_no_version(models: Modelling) -> None
     assert shown["evaluations"][0]["evaluated_by"] == "anyone"
     assert models.client.get(place).content == before
     assert models.client.post(f"{place}/evaluations", json={"metrics": {}}).status_code == 400
+    large = {f"{'ü' * 240}{each}": 0.5 for each in range(500)}
+    refused = models.client.post(f"{place}/evaluations", json={"metrics": large})
+    assert refused.status_code == 400
+    assert "bytes in all" in refused.text
     nowhere = f"/v1/models/{model}/versions/9/evaluations"
     assert models.client.post(nowhere, json={"metrics": {"a": 1}}).status_code == 404
 
