@@ -225,19 +225,15 @@ def parse_moment(value: str, key: str) -> float:
     try:
         # Python's reader takes all of ISO 8601, and without an offset.
         parsed = datetime.fromisoformat(value) if _MOMENT.match(value) else None
-    except ValueError:
-        parsed = None
-    if parsed is None or parsed.tzinfo is None:
-        raise DocumentInvalid(
-            f"{key} {shortened(value)!r} is not a time of RFC 3339, such as 2026-11-25T03:00:00Z"
-        )
-    at = round(parsed.timestamp(), 6)
-    try:
-        # In UTC it may be of a year before the first or after the last.
-        rfc3339(at)
-    except (OverflowError, ValueError) as error:
-        raise DocumentInvalid(f"{key} {shortened(value)!r} is out of range") from error
-    return at
+        if parsed is not None and parsed.tzinfo is not None:
+            moment = round(parsed.timestamp(), 6)
+            rfc3339(moment)  # not what is in the years 1 to 9999 elsewhere, and in UTC is not
+            return moment
+    except (ValueError, OverflowError):
+        pass
+    raise DocumentInvalid(
+        f"{key} {shortened(value)!r} is not a time of RFC 3339, such as 2026-11-25T03:00:00Z"
+    )
 
 
 def metrics(found: object) -> dict[str, float]:

@@ -236,12 +236,22 @@ def test_a_run_is_frozen_once_it_has_finished(models: Modelling) -> None:
     assert refused.json()["code"] == "run_frozen"
 
 
-@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00"])
-def test_a_time_that_no_calendar_has_in_utc_is_400(models: Modelling, time: str) -> None:
+@pytest.mark.parametrize(
+    "time",
+    ["0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00", "9999-12-31T23:59:59.9999999Z"],
+)
+def test_a_time_that_utc_has_not_is_refused_and_not_kept(models: Modelling, time: str) -> None:
     run = f"/v1/runs/{models.name()}"
-    refused = models.client.put(run, json={"started_at": time})
-    assert refused.status_code == 400, refused.text
-    assert models.client.get(run).status_code == 404
+    assert models.client.put(run, json={"started_at": "2026-11-25T03:00:00Z"}).status_code == 200
+    assert models.client.put(run, json={"started_at": time}).status_code == 400
+    assert models.client.get(run).json()["started_at"] == "2026-11-25T03:00:00.000000Z"
+
+
+# PostgreSQL has no text for the first.
+@pytest.mark.parametrize("cursor", ["\0", "A", "a" * 256])
+def test_a_cursor_that_no_list_of_models_gives_is_400(models: Modelling, cursor: str) -> None:
+    answer = models.client.get("/v1/models", params={"cursor": cursor})
+    assert answer.status_code == 400
 
 
 @pytest.mark.parametrize("door", ["/v1/models/{}/versions/1", "/v2/{}/_lading/versions/1"])
