@@ -17,7 +17,7 @@ from mlext.web.descriptions import DescriptionDoors
 from mlext.web.downloads import DownloadDoors
 from mlext.web.gates import GateDoors
 from mlext.web.lineage import LineageDoors
-from mlext.web.places import Handlers, places
+from mlext.web.places import DOCUMENTS, Handlers, places
 from mlext.web.runs import RunDoors
 from mlext.web.search import SearchDoors
 from mlext.web.versions import VersionDoors
@@ -72,5 +72,6 @@ class Models:
                 )
             ),
             offers=_OFFERS,
+            documents=DOCUMENTS,
             background=[(_FORGET_SECONDS, forget_answers)],
         )

@@ -40,6 +40,7 @@ from ociserver.sessions import Uploads
 from ociserver.settings import Settings
 from ociserver.stores import Stores, open_stores
 from ociserver.web.body import BodyLimits, Pace, RequestBody
+from ociserver.web.docs import Docs
 from ociserver.web.front import FrontDoor, every
 from ociserver.web.guard import Guard, Realm
 from ociserver.web.limits import Limits
@@ -94,6 +95,7 @@ def create_app(settings: Settings) -> FrontDoor:
     )
     push = _push(settings, stores, uploads, metrics, opened.admission)
     service = Service(stores.catalog, stores.blobs, metrics, offers=opened.offers)
+    docs = Docs(opened.documents, access.guard.realm.origin)
 
     async def close() -> None:
         uploads.close()
@@ -108,7 +110,15 @@ def create_app(settings: Settings) -> FrontDoor:
         *(partial(every, seconds, work) for seconds, work in opened.background),
     ]
     router = Router(
-        routes=routes(access.guard, pull, push, service, access.tokens, extended=opened.places),
+        routes=routes(
+            access.guard,
+            pull,
+            push,
+            service,
+            docs,
+            tokens=access.tokens,
+            extended=opened.places,
+        ),
         redirect_slashes=False,
         default=nothing_here,
         lifespan=_lifespan(access.begin, background, close),

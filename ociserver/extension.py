@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol
 
 from starlette.requests import Request
@@ -65,12 +66,13 @@ class House:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
     """An extension at work. `offers` is what `_oci/ext/discover` says of it; `background` is what
-    it does every so many seconds.
+    it does every so many seconds. `documents` are files that say in OpenAPI what its places answer.
     """
 
     admission: Admission
     places: Sequence[Place]
     offers: Sequence[Mapping[str, Any]] = ()
+    documents: Sequence[Path] = ()
     background: Sequence[tuple[float, Callable[[], Awaitable[None]]]] = ()
 
 

@@ -8,6 +8,7 @@ from typing import Any, get_type_hints
 from starlette.routing import Route
 
 from mlext.web.places import Handlers, places
+from ociserver.web.docs import Docs
 from ociserver.web.guard import Guard
 from ociserver.web.pull import Pull
 from ociserver.web.push import Push
@@ -27,6 +28,7 @@ def table() -> list[Route]:
         Pull.__new__(Pull),
         Push.__new__(Push),
         Service.__new__(Service),
-        TokenDoor.__new__(TokenDoor),
+        Docs.__new__(Docs),
+        tokens=TokenDoor.__new__(TokenDoor),
         extended=places(Handlers(**named)),
     )

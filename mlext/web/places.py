@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from mlext.web.aliases import AliasDoors
 from mlext.web.audit import AuditDoors
@@ -18,6 +19,9 @@ from mlext.web.search import SearchDoors
 from mlext.web.versions import VersionDoors
 from ociserver.auth.rules import Action
 from ociserver.extension import Doors, For, Place
+
+# What they answer, in OpenAPI.
+DOCUMENTS = tuple(sorted(Path(__file__).with_name("openapi").glob("*.yaml")))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

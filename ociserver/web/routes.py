@@ -17,6 +17,7 @@ from ociserver.admission import Author
 from ociserver.auth.rules import Action
 from ociserver.errors import MethodUnsupported, NameInvalid, RouteUnknown
 from ociserver.extension import Doors, For, Place
+from ociserver.web.docs import Docs
 from ociserver.web.guard import TOKEN_PATH, Guard
 from ociserver.web.pull import Pull
 from ociserver.web.push import Push
@@ -32,8 +33,9 @@ def routes(  # noqa: PLR0913 - one for each part of the table
     pull: Pull,
     push: Push,
     service: Service,
-    tokens: TokenDoor | None,
+    docs: Docs,
     *,
+    tokens: TokenDoor | None,
     extended: Sequence[Place],
 ) -> list[Route]:
     """Return the table, with the places of extensions. A registry without rules has no tokens."""
@@ -72,6 +74,8 @@ def routes(  # noqa: PLR0913 - one for each part of the table
         ("/healthz", "health", {"GET": (service.alive, For.ANYONE)}),
         ("/readyz", "ready", {"GET": (service.ready, For.ANYONE)}),
         ("/metrics", "metrics", {"GET": (service.metrics, For.ANYONE)}),
+        ("/openapi.json", "openapi", {"GET": (docs.document, For.STRANGERS)}),
+        ("/docs", "docs", {"GET": (docs.page, For.STRANGERS)}),
     ]
     if tokens is not None:
         asking: Doors = {"GET": (tokens.get, For.STRANGERS), "POST": (tokens.post, For.STRANGERS)}

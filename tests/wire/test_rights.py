@@ -40,7 +40,7 @@ OTHERWISE: dict[tuple[str, str], Action | For] = {
     },
     **{
         (method, label): For.STRANGERS
-        for label in ("token", "keys")
+        for label in ("token", "keys", "openapi", "docs")
         for method in ("GET", "HEAD", "POST")
     },
     **{
