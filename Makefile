@@ -46,6 +46,7 @@ bench: $(VENV)/.installed-test ## side by side against distribution, nginx and, 
 	$(BIN)/python bench/run.py
 	$(BIN)/python bench/run.py stores
 	$(BIN)/python bench/run.py access
+	$(BIN)/python bench/run.py models
 
 clean: ## remove the environment and what was built (never ./data)
 	rm -rf $(VENV) conformance/.tools bench/out .mypy_cache .ruff_cache .pytest_cache

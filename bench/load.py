@@ -82,6 +82,7 @@ class Played:
     received: int
     sent: int
     p50_ms: float
+    p95_ms: float
     p99_ms: float
     load_cpu_seconds: float
     server_cpu_seconds: float

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCTETS = "application/octet-stream"
+ARTIFACT = "application/vnd.example.model.v1"
 CONFIG = b"{}"
 MIB = 1 << 20
 
@@ -42,7 +43,7 @@ def manifest(
     body: dict[str, object] = {
         "schemaVersion": 2,
         "mediaType": MANIFEST,
-        "artifactType": "application/vnd.example.model.v1",
+        "artifactType": ARTIFACT,
         "config": descriptor(CONFIG, "application/vnd.oci.empty.v1+json"),
         "layers": layers,
     }

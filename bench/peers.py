@@ -46,6 +46,7 @@ class Peer:
     static: bool = False
     refers: bool = True
     many_tags: bool = False  # takes `?tag=` on a manifest PUT
+    alive: str = "/v2/"  # what it answers as soon as it is up
 
     def path(self) -> str | None:
         """Find the program: pinned and built here, beside this Python, or on the PATH."""

@@ -93,7 +93,7 @@ class Server:
         return f"127.0.0.1:{self.port}"
 
     def first_answer(self) -> float:
-        """Seconds from spawn to the first answer to GET /v2/."""
+        """Seconds from spawn to the first answer to a GET of what is there at once."""
         while not self._answers():
             waited = time.perf_counter() - self._begun
             if self._process.poll() is not None or waited > START_LIMIT:
@@ -104,7 +104,10 @@ class Server:
     def _answers(self) -> bool:
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=START_LIMIT) as wire:
-                wire.sendall(b"GET /v2/ HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")
+                wire.sendall(
+                    f"GET {self.peer.alive} HTTP/1.1\r\n"
+                    "Host: bench\r\nConnection: close\r\n\r\n".encode()
+                )
                 # Under rules it asks who is there first.
                 return wire.recv(4096).startswith((b"HTTP/1.1 200", b"HTTP/1.1 401"))
         except OSError:
