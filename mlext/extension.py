@@ -7,7 +7,6 @@ from typing import cast
 
 from mlext.downloads import LinkKey
 from mlext.ports import ModelsCatalog
-from mlext.records import Alias
 from mlext.storage.catalog import ROWS
 from mlext.warden import Warden
 from mlext.web.aliases import AliasDoors
@@ -24,8 +23,8 @@ from mlext.web.versions import VersionDoors
 from ociserver.extension import House, Opened
 from ociserver.fresh import FreshCache
 
-# Of where aliases point: a tenth of a kilobyte each.
-_RESOLVED_BYTES = 8 * 1024 * 1024
+# Of where aliases point: room for some 13,000.
+_RESOLVED_BYTES = 32 * 1024 * 1024
 # For how long a request with an Idempotency-Key may be sent once more.
 _ANSWERS_SECONDS = 86_400.0
 _FORGET_SECONDS = 3_600.0
@@ -48,8 +47,8 @@ class Models:
         # The registry gave its transactions our rows.
         catalog = cast("ModelsCatalog", house.catalog)
         holding = Holding(house.is_public)
-        resolved: FreshCache[tuple[str, str], Alias] = FreshCache(
-            house.catalog.generation, _RESOLVED_BYTES
+        aliases = AliasDoors(
+            house, catalog, holding, FreshCache(house.catalog.generation, _RESOLVED_BYTES)
         )
 
         async def forget_answers() -> None:
@@ -62,7 +61,7 @@ class Models:
                 Handlers(
                     versions=VersionDoors(house, catalog, holding),
                     descriptions=DescriptionDoors(house, catalog, holding),
-                    aliases=AliasDoors(house, catalog, holding, resolved),
+                    aliases=aliases,
                     runs=RunDoors(house, catalog),
                     gates=GateDoors(house, catalog),
                     lineage=LineageDoors(house, catalog),
@@ -74,4 +73,5 @@ class Models:
             offers=_OFFERS,
             documents=DOCUMENTS,
             background=[(_FORGET_SECONDS, forget_answers)],
+            at_hand=(aliases.at_hand,),
         )

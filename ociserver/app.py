@@ -125,7 +125,7 @@ def create_app(settings: Settings) -> FrontDoor:
     )
     return FrontDoor(
         router,
-        hot_manifest=pull.hot_manifest,
+        at_hand=(pull.hot_manifest, *opened.at_hand),
         guard=access.guard,
         metrics=metrics,
         access_log=access_log,

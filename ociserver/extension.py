@@ -19,6 +19,7 @@ from ociserver.admission import Admission, Author
 from ociserver.auth.rules import Action
 from ociserver.ports import Catalog, StoredBlob
 from ociserver.registry import RegistryReader
+from ociserver.web.headers import Rendered
 
 _EXTENSION = "mlext.extension:Models"
 
@@ -67,6 +68,8 @@ class House:
 class Opened:
     """An extension at work. `offers` is what `_oci/ext/discover` says of it; `background` is what
     it does every so many seconds. `documents` are files that say in OpenAPI what its places answer.
+    `at_hand` are asked for the answer to a GET or HEAD of a target
+    before anything else is: they must know at once, and be right.
     """
 
     admission: Admission
@@ -74,6 +77,7 @@ class Opened:
     offers: Sequence[Mapping[str, Any]] = ()
     documents: Sequence[Path] = ()
     background: Sequence[tuple[float, Callable[[], Awaitable[None]]]] = ()
+    at_hand: Sequence[Callable[[bytes], Rendered | None]] = ()
 
 
 class Extension(Protocol):

@@ -17,13 +17,14 @@ from mlext.documents import document
 from mlext.errors import AliasUnknown, DocumentInvalid, KeyReused
 from mlext.ports import ModelsCatalog, ModelsTx
 from mlext.records import Alias
-from mlext.web.answers import Holding, held, shown
+from mlext.web.answers import Holding, rendered, shown
 from mlext.web.asked import model_of, version_number, version_of, whole
 from ociserver.auth.rules import Action
 from ociserver.errors import Unavailable
 from ociserver.extension import House, author_of
 from ociserver.fresh import FreshCache
 from ociserver.refs import RepositoryName, Tag
+from ociserver.web.headers import Rendered
 
 _MOVE = frozenset(("version", "reason", "expected_version"))
 _MOVES = frozenset(("moves", "reason"))
@@ -34,7 +35,31 @@ _HISTORY = 100
 # No alias moves more often.
 _MOVES_EVER = 2**31 - 1
 _KEY_MAX = 200
-_RESOLVED_BYTES = 200
+_STALE = (b"warning", b'299 - "stale: the catalog is out of reach"')
+
+
+class Resolved(Rendered):
+    """Where an alias points, as it is answered."""
+
+    __slots__ = ("cache_control",)
+
+    def __init__(self, found: Alias, cache_control: str) -> None:
+        super().__init__(
+            endpoint="alias",
+            repository=found.model,
+            etag=found.etag,
+            validators=[
+                (b"cache-control", cache_control.encode()),
+                (b"etag", found.etag.encode()),
+            ],
+            media_type="application/json",
+            body=json.dumps(found.shown(), ensure_ascii=False).encode(),
+        )
+        self.cache_control = cache_control
+
+    def weight(self) -> int:
+        """Return the bytes that it takes in a cache, without what every entry takes."""
+        return len(self.body)
 
 
 class AliasDoors:
@@ -45,7 +70,7 @@ class AliasDoors:
         house: House,
         catalog: ModelsCatalog,
         holding: Holding,
-        resolved: FreshCache[tuple[str, str], Alias],
+        resolved: FreshCache[bytes, Resolved],
     ) -> None:
         self._house = house
         self._catalog = catalog
@@ -69,22 +94,32 @@ class AliasDoors:
         if (at := request.query_params.get("at")) is not None:
             return await self._as_of(name, alias, at)
 
-        async def read() -> Alias:
-            return await self._catalog.read(lambda tx: aliases.the_alias(tx, name, alias))
+        async def read() -> Resolved:
+            found = await self._catalog.read(lambda tx: aliases.the_alias(tx, name, alias))
+            return Resolved(found, self._holding.moment(name))
 
-        key = (name, alias)
-        warning = {}
+        target, warning = request.scope["raw_path"], []
+        if (known := self._resolved.stale(target)) is not None and not self._holds(known):
+            self._resolved.drop(target)
         try:
-            found = await self._resolved.get_or_read(key, name, read, lambda _: _RESOLVED_BYTES)
+            found = await self._resolved.get_or_read(target, name, read, Resolved.weight)
         except Unavailable:
-            if (kept := self._resolved.stale(key)) is None:
+            if (kept := self._resolved.stale(target)) is None:
                 raise
-            found = kept
-            warning = {"Warning": '299 - "stale: the catalog is out of reach"'}
-        body = json.dumps(found.shown(), ensure_ascii=False).encode()
-        answer = held(request, body, self._holding.moment(name), found.etag)
-        answer.headers.update(warning)
-        return answer
+            found, warning = kept, [_STALE]
+        return rendered(request, found, warning)
+
+    def at_hand(self, target: bytes) -> Rendered | None:
+        """Return the answer to a GET or HEAD of exactly this target, if it is at hand and holds."""
+        try:
+            found = self._resolved.get(target)
+        except Unavailable:
+            return None  # whether it still holds cannot be told: the long way says so
+        return found if found is not None and self._holds(found) else None
+
+    def _holds(self, found: Resolved) -> bool:
+        """Tell whether who may keep it is still who might when it was rendered."""
+        return self._holding.moment(found.repository) == found.cache_control
 
     async def _as_of(self, name: RepositoryName, alias: Tag, at: str) -> Response:
         moment = documents.parse_moment(at, "at")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ociserver.web.headers import is_unchanged
+from ociserver.web.headers import Fields, Rendered, is_unchanged
 
 # What never changes may be kept for good (RFC 8246), where an alias stands for moments.
 _IMMUTABLE = "max-age=31536000, immutable"
@@ -53,3 +53,14 @@ def held(request: Request, body: bytes, cache_control: str, etag: str) -> Respon
     if is_unchanged(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
     return Response(body, 200, headers, media_type="application/json")
+
+
+def rendered(request: Request, found: Rendered, more: Fields) -> Response:
+    """Return what was rendered, with more fields, or 304 where the client's copy is current."""
+    if is_unchanged(",".join(request.headers.getlist("if-none-match")) or None, found.etag):
+        response = Response(status_code=304)
+        response.raw_headers = [*found.validators, *more]
+        return response
+    response = Response(found.body)
+    response.raw_headers = [*found.fields, *more]
+    return response

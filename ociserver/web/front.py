@@ -10,7 +10,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from starlette.exceptions import HTTPException
@@ -19,10 +19,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ociserver.errors import BodySlow, BodyTooLarge, ClientGone, LadingError, RouteUnknown
 from ociserver.web.errors import answer_to, envelope
 from ociserver.web.guard import Guard
-from ociserver.web.headers import is_unchanged
+from ociserver.web.headers import Rendered, is_unchanged
 from ociserver.web.observe import AccessLog, Metrics
 from ociserver.web.protocol import HeadLimits, RequestHead
-from ociserver.web.pull import ManifestAnswer
 
 _LEFT = 499
 # Whoever has a signed URL can read what it is of: no log has one whole.
@@ -33,7 +32,8 @@ _BODY_LIMITS: dict[type[LadingError], str] = {BodySlow: "slow", BodyTooLarge: "b
 _HEAD_LIMITS = {400: "malformed", 414: "target", 431: "headers"}
 log = logging.getLogger("lading.web")
 
-HotManifest = Callable[[bytes], ManifestAnswer | None]
+# For the target of a GET or HEAD: the answer, if it is at hand and holds.
+AtHand = Callable[[bytes], Rendered | None]
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ class FrontDoor:
         self,
         app: ASGIApp,
         *,
-        hot_manifest: HotManifest,
+        at_hand: Sequence[AtHand],
         guard: Guard,
         metrics: Metrics,
         access_log: AccessLog | None,
@@ -61,7 +61,7 @@ class FrontDoor:
     ) -> None:
         self.limits = limits
         self._app = app
-        self._hot_manifest = hot_manifest
+        self._at_hand = at_hand
         self._guard = guard
         self._metrics = metrics
         self._access_log = access_log
@@ -94,11 +94,15 @@ class FrontDoor:
     def answer_hot(self, head: RequestHead) -> bytes | None:
         """Return the whole answer to a request that needs no wait, None for all others.
 
-        The protocol asks before it makes a task, a scope and a cycle of send and receive: for a
-        manifest at hand those would be most of the work.
+        The protocol asks before it makes a task, a scope and a cycle of send and receive: for what
+        is at hand those would be most of the work.
         """
-        found = self._hot_manifest(head.target)
-        if found is None or not self._guard.may_pull_hot(head, found.repository):
+        for at_hand in self._at_hand:
+            if (found := at_hand(head.target)) is not None:
+                break
+        else:
+            return None
+        if not self._guard.may_pull_hot(head, found.repository):
             return None
         started = time.perf_counter()
         request_id = f"{self._prefix}-{next(self._numbers):x}"
@@ -107,7 +111,7 @@ class FrontDoor:
         else:
             status, line = 200, b"HTTP/1.1 200 OK\r\n"
             body = found.body if head.method == b"GET" else b""
-        self._metrics.hot(head.method, status, len(body))
+        self._metrics.hot(found.endpoint, head.method, status, len(body))
         if self._access_log is not None:
             self._access_log.line(
                 request_id,

@@ -69,7 +69,7 @@ class Metrics:
         )
         self._count_collections(counter, gauge)
         self._children: dict[tuple[str, str, int], tuple[Any, Any]] = {}
-        self._hot: dict[tuple[bytes, int], int] = defaultdict(int)
+        self._hot: dict[tuple[str, bytes, int], int] = defaultdict(int)
         self._hot_bytes = 0
 
     def _count_collections(
@@ -112,15 +112,15 @@ class Metrics:
         self._collected_bytes.inc(size)
         self._last_collection.set_to_current_time()
 
-    def hot(self, method: bytes, status: int, size: int) -> None:
-        """Count one manifest answered at once; `fold` adds these up for the scrape."""
-        self._hot[method, status] += 1
+    def hot(self, endpoint: str, method: bytes, status: int, size: int) -> None:
+        """Count one request answered at once; `fold` adds these up for the scrape."""
+        self._hot[endpoint, method, status] += 1
         self._hot_bytes += size
 
     def fold(self) -> None:
         """Bring the counts of hot answers into the counters. Their time is not measured."""
-        for (method, status), count in self._hot.items():
-            self._requests.labels("manifest", method.decode(), status).inc(count)
+        for (endpoint, method, status), count in self._hot.items():
+            self._requests.labels(endpoint, method.decode(), status).inc(count)
         self._hot.clear()
         self.sent.inc(self._hot_bytes)
         self._hot_bytes = 0

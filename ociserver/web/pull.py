@@ -24,6 +24,7 @@ from ociserver.registry import RegistryReader
 from ociserver.web.guard import caller_of
 from ociserver.web.headers import (
     ByteRange,
+    Rendered,
     is_unchanged,
     next_link,
     parse_page,
@@ -103,7 +104,7 @@ class Pull:
             answer, warning = held, [_STALE]
         if is_unchanged(_if_none_match(request), answer.etag):
             return _answer(304, [*answer.validators, *warning])
-        response = _answer(200, [*answer.headers, *warning])
+        response = _answer(200, [*answer.fields, *warning])
         response.body = answer.body
         return response
 
@@ -191,22 +192,10 @@ def _page(request: Request, document: object, shown: Sequence[str], *, more: boo
 # -- manifests
 
 
-class ManifestAnswer:
-    """A manifest and its headers, rendered once for every request that asks for it.
+class ManifestAnswer(Rendered):
+    """A manifest. `lifetime` is for how many seconds it may be given."""
 
-    `lifetime` is for how many seconds it may be given to them.
-    """
-
-    __slots__ = (
-        "body",
-        "etag",
-        "head",
-        "headers",
-        "lifetime",
-        "repository",
-        "validator_head",
-        "validators",
-    )
+    __slots__ = ("lifetime",)
 
     def __init__(
         self,
@@ -215,25 +204,20 @@ class ManifestAnswer:
         reference: Reference,
         lifetime: float,
     ) -> None:
-        self.repository = repository
-        self.lifetime = lifetime
-        digest = found.digest.encode()
-        self.etag = f'"{found.digest}"'
-        self.validators: Headers = [
-            (b"docker-content-digest", digest),
-            (b"etag", self.etag.encode()),
-            _IMMUTABLE if reference == found.digest else _REVALIDATE,
-        ]
-        self.headers: Headers = [
-            *self.validators,
-            (b"content-type", found.media_type.encode()),
-            (b"content-length", b"%d" % len(found.body)),
-        ]
-        self.validator_head, self.head = (
-            b"".join(b"%s: %s\r\n" % header for header in headers)
-            for headers in (self.validators, self.headers)
+        etag = f'"{found.digest}"'
+        super().__init__(
+            endpoint="manifest",
+            repository=repository,
+            etag=etag,
+            validators=[
+                (b"docker-content-digest", found.digest.encode()),
+                (b"etag", etag.encode()),
+                _IMMUTABLE if reference == found.digest else _REVALIDATE,
+            ],
+            media_type=found.media_type,
+            body=found.body,
         )
-        self.body = found.body
+        self.lifetime = lifetime
 
 
 # -- blobs
