@@ -1,4 +1,5 @@
-"""Moving aliases: the one way there is, whatever door the request came by.
+"""Moving aliases: the one way there is, whatever door the request came by; and what may be asked
+before, gates and approvals.
 
 A move is a comparison and a swap: right, gate, alias, tag, history and audit event stand or fall
 in one transaction. Plain functions of it.
@@ -18,10 +19,12 @@ from mlext.errors import (
     AliasElsewhere,
     AliasUnknown,
     DocumentInvalid,
+    GatesFull,
+    GateUnknown,
     GateUnsatisfied,
     TagProtected,
 )
-from mlext.gates import Facts, Gate, Verdict, judge, parse_gate
+from mlext.gates import GATES_MAX, Facts, Gate, Verdict, judge, parse_gate
 from mlext.ports import ModelsTx
 from mlext.records import Alias, Approval, ModelVersion
 from mlext.versions import is_version_tag, the_version, version_under
@@ -170,9 +173,28 @@ def _gates(tx: ModelsTx, model: RepositoryName, name: Tag) -> list[Gate]:
     return [each for each in map(_kept_gate, tx.gates().values()) if each.is_for(model, name)]
 
 
-@lru_cache(maxsize=1_024)
+@lru_cache(maxsize=GATES_MAX)
 def _kept_gate(body: bytes) -> Gate:
     return parse_gate(json.loads(body))
+
+
+def put_gate(act: Act, gate_id: str, gate: Gate) -> None:
+    """Set the gate up, in place of that of this id. Raises GatesFull."""
+    gates = act.tx.gates()
+    was = gates.get(gate_id)
+    if was is None and len(gates) >= GATES_MAX:
+        raise GatesFull(f"there are {GATES_MAX} gates: one pattern may be for many models")
+    act.tx.put_gate(gate_id, json.dumps(gate.to_json()).encode(), act.by.name, act.at)
+    act.note("gate", gate_id, {"from": json.loads(was) if was else None, "to": gate.to_json()})
+
+
+def drop_gate(act: Act, gate_id: str) -> None:
+    """Take the gate away. Raises GateUnknown."""
+    was = act.tx.gates().get(gate_id)
+    if was is None:
+        raise GateUnknown(f"there is no gate {gate_id}")
+    act.tx.drop_gate(gate_id)
+    act.note("gate", gate_id, {"from": json.loads(was), "to": None})
 
 
 def approve(act: Act, model: RepositoryName, number: int, name: Tag, comment: str) -> Approval:

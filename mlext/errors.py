@@ -71,6 +71,10 @@ class GateUnknown(NameUnknown):
     """There is no such gate."""
 
 
+class GatesFull(Conflict):
+    """There are as many gates as there may be."""
+
+
 class FilterInvalid(DocumentInvalid):
     """The filter is no sentence of its language (`mlext/filters.py`).
 

@@ -24,6 +24,8 @@ from ociserver.auth.rules import ALIAS_GLOB, REPOSITORY_GLOB
 from ociserver.errors import RequestInvalid
 from ociserver.refs import NAME_MAX
 
+# Of all models together: each push of a tag looks through them.
+GATES_MAX = 1_000
 # Enough for any policy that a person reads; a verdict is kept with each move.
 _RULES_MAX = 32
 _ATTESTATIONS_MAX = 16

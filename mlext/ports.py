@@ -101,8 +101,8 @@ class AliasRows(Protocol):
     def put_gate(self, gate_id: str, body: bytes, by: str, now: float) -> None:
         """Record a gate, in place of that of this id."""
 
-    def drop_gate(self, gate_id: str) -> bool:
-        """Forget the gate; False where there is none."""
+    def drop_gate(self, gate_id: str) -> None:
+        """Forget the gate."""
 
     def put_approval(self, model: RepositoryName, approval: Approval) -> None:
         """Record it, in place of an earlier one of the same person for the same version."""

@@ -82,21 +82,23 @@ _stints = (
     .where(alias.c.repository_id == repository_named, alias.c.number == bindparam("number"))
     .group_by(alias.c.name)
 )
+# Asked by every push of a tag: built once, as building it would cost more than running it.
+_gates = select(gate.c.id, gate.c.body).order_by(gate.c.id)
 
 
 class AliasSql(SqlTransaction):
     """`ports.AliasRows`."""
 
-    def alias(self, name: RepositoryName, of: Tag) -> Alias | None:
-        row = self._db.execute(_alias_named, {"repository": name, "alias": of}).one_or_none()
-        return _as_alias(name, row) if row else None
+    def alias(self, model: RepositoryName, name: Tag) -> Alias | None:
+        row = self._db.execute(_alias_named, {"repository": model, "alias": name}).one_or_none()
+        return _as_alias(model, row) if row else None
 
-    def aliases(self, name: RepositoryName, number: int | None = None) -> Sequence[Alias]:
+    def aliases(self, model: RepositoryName, number: int | None = None) -> Sequence[Alias]:
         found = select(alias).where(alias.c.repository_id == repository_named)
         if number is not None:
             found = found.where(alias.c.number == number)
-        rows = self._db.execute(found.order_by(alias.c.name), {"repository": name})
-        return [_as_alias(name, row) for row in rows]
+        rows = self._db.execute(found.order_by(alias.c.name), {"repository": model})
+        return [_as_alias(model, row) for row in rows]
 
     def put_alias(self, value: Alias, from_number: int | None) -> None:
         row: dict[str, Any] = {
@@ -113,20 +115,20 @@ class AliasSql(SqlTransaction):
         self.changed.add(value.model)
 
     def alias_moves(
-        self, name: RepositoryName, of: Tag, before: int, limit: int
+        self, model: RepositoryName, name: Tag, before: int, limit: int
     ) -> Sequence[AliasMove]:
         earlier = _moves.where(alias_move.c.move < before)
         found = earlier.order_by(alias_move.c.move.desc()).limit(limit)
-        rows = self._db.execute(found, {"repository": name, "alias": of})
+        rows = self._db.execute(found, {"repository": model, "alias": name})
         return [_as_move(row) for row in rows]
 
-    def alias_at(self, name: RepositoryName, of: Tag, at: float) -> AliasMove | None:
-        where = {"repository": name, "alias": of, "until": at}
+    def alias_at(self, model: RepositoryName, name: Tag, at: float) -> AliasMove | None:
+        where = {"repository": model, "alias": name, "until": at}
         row = self._db.execute(_move_at, where).one_or_none()
         return _as_move(row) if row else None
 
-    def retained(self, name: RepositoryName, digest: Digest, since: float) -> Sequence[str]:
-        where = {"repository": name, "digest": digest}
+    def retained(self, model: RepositoryName, digest: Digest, since: float) -> Sequence[str]:
+        where = {"repository": model, "digest": digest}
         now = self._db.execute(_pointing, where)
         before = self._db.execute(_pointed, {**where, "since": since})
         return [
@@ -137,27 +139,27 @@ class AliasSql(SqlTransaction):
             ),
         ]
 
-    def has_stood(self, name: RepositoryName, of: Tag, number: int) -> bool:
+    def has_stood(self, model: RepositoryName, name: Tag, number: int) -> bool:
         found = _moves.where(alias_move.c.number == number).limit(1)
-        return self._db.execute(found, {"repository": name, "alias": of}).first() is not None
+        return self._db.execute(found, {"repository": model, "alias": name}).first() is not None
 
-    def stints(self, name: RepositoryName, number: int) -> Mapping[Tag, float]:
-        rows = self._db.execute(_stints, {"repository": name, "number": number})
+    def stints(self, model: RepositoryName, number: int) -> Mapping[Tag, float]:
+        rows = self._db.execute(_stints, {"repository": model, "number": number})
         return {Tag(row.name): row.since for row in rows}
 
     def gates(self) -> Mapping[str, bytes]:
-        rows = self._db.execute(select(gate.c.id, gate.c.body).order_by(gate.c.id))
+        rows = self._db.execute(_gates)
         return {row.id: row.body for row in rows}
 
     def put_gate(self, gate_id: str, body: bytes, by: str, now: float) -> None:
         self._put(gate, [{"id": gate_id, "body": body, "updated_by": by, "updated_at": now}])
 
-    def drop_gate(self, gate_id: str) -> bool:
-        return self._db.execute(delete(gate).where(gate.c.id == gate_id)).rowcount > 0
+    def drop_gate(self, gate_id: str) -> None:
+        self._db.execute(delete(gate).where(gate.c.id == gate_id))
 
-    def put_approval(self, name: RepositoryName, value: Approval) -> None:
+    def put_approval(self, model: RepositoryName, value: Approval) -> None:
         row = {
-            "repository_id": self._repository_id(name),
+            "repository_id": self._repository_id(model),
             "number": value.number,
             "alias": value.alias,
             "by": value.by,
@@ -167,15 +169,15 @@ class AliasSql(SqlTransaction):
         self._put(approval, [row])
 
     def approvals(
-        self, name: RepositoryName, number: int, of: Tag | None = None
+        self, model: RepositoryName, number: int, alias: Tag | None = None
     ) -> Sequence[Approval]:
         found = select(approval).where(
             approval.c.repository_id == repository_named, approval.c.number == number
         )
-        if of is not None:
-            found = found.where(approval.c.alias == of)
+        if alias is not None:
+            found = found.where(approval.c.alias == alias)
         ordered = found.order_by(approval.c.at, approval.c.by)
-        rows = self._db.execute(ordered, {"repository": name})
+        rows = self._db.execute(ordered, {"repository": model})
         return [
             Approval(number=row.number, alias=Tag(row.alias), by=row.by, at=row.at,
                      comment=row.comment)

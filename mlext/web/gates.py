@@ -7,8 +7,8 @@ import json
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mlext import documents
-from mlext.acts import Act, act
+from mlext import aliases, documents
+from mlext.acts import act
 from mlext.errors import DocumentInvalid, GateUnknown
 from mlext.gates import parse_gate
 from mlext.ports import ModelsCatalog
@@ -42,29 +42,14 @@ class GateDoors:
         document = documents.parsed(await self._house.body(request), "the body")
         if isinstance(document, dict):
             document = {"name": gate_id, **document}
-        kept = json.dumps(parse_gate(document).to_json()).encode()
-
-        def work(doing: Act) -> None:
-            was = doing.tx.gates().get(gate_id)
-            doing.tx.put_gate(gate_id, kept, by.name, doing.at)
-            before = json.loads(was) if was else None
-            doing.note("gate", gate_id, {"from": before, "to": json.loads(kept)})
-
-        await act(self._catalog, by, work)
-        return shown(_shown(gate_id, kept))
+        gate = parse_gate(document)
+        await act(self._catalog, by, lambda doing: aliases.put_gate(doing, gate_id, gate))
+        return shown({"id": gate_id, **gate.to_json()})
 
     async def drop(self, request: Request) -> Response:
         """Take a gate away."""
-        gate_id = _gate_id(request)
-
-        def work(doing: Act) -> None:
-            was = doing.tx.gates().get(gate_id)
-            if was is None:
-                raise GateUnknown(f"there is no gate {gate_id}")
-            doing.tx.drop_gate(gate_id)
-            doing.note("gate", gate_id, {"from": json.loads(was), "to": None})
-
-        await act(self._catalog, author_of(request), work)
+        gate_id, by = _gate_id(request), author_of(request)
+        await act(self._catalog, by, lambda doing: aliases.drop_gate(doing, gate_id))
         return Response(status_code=204)
 
 
