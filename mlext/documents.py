@@ -26,7 +26,10 @@ _KEY = re.compile(r"[^\x00-\x1f\x7f]{1,250}")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
 _TEXT = 5_000
 _MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}")
-_SURROGATE = re.compile("[\ud800-\udfff]")
+# PostgreSQL keeps neither in a text, and nobody means them.
+UNKEPT = re.compile("[\0\ud800-\udfff]")
+# Of whole numbers: those that both databases keep as an integer are below.
+WHOLE_MAX = 2**31
 # Rendered and kept with each version, and with each evaluation.
 _KEPT_BYTES = 256 * 1024
 
@@ -207,7 +210,7 @@ def whole(found: Mapping[str, Any], key: str) -> int | None:
     value = found.get(key)
     if value is None:
         return None
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < WHOLE_MAX:
         raise DocumentInvalid(f"{key} is not a whole number")
     return value
 
@@ -241,12 +244,13 @@ def metrics(found: object) -> dict[str, float]:
     named = _entries(found, "metrics")
     for key, value in named.items():
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not _is_finite(value):
+        if not is_number or not is_finite(value):
             raise DocumentInvalid(f"metrics: {shortened(key)!r} is not a finite number")
     return {key: float(value) for key, value in named.items()}
 
 
-def _is_finite(value: float) -> bool:
+def is_finite(value: float) -> bool:
+    """Tell whether it is a number that a column of floats keeps."""
     try:
         return math.isfinite(value)
     except OverflowError:  # a whole number beyond any float
@@ -258,7 +262,7 @@ def _params(found: object, where: str = "params") -> dict[str, str | float | int
     for key, value in named.items():
         if isinstance(value, str):
             _storable(value, f"{where}: {shortened(key)!r}")
-        elif not isinstance(value, bool | int | float) or not _is_finite(value):
+        elif not isinstance(value, bool | int | float) or not is_finite(value):
             raise DocumentInvalid(
                 f"{where}: {shortened(key)!r} is not a text, a finite number, true or false"
             )
@@ -319,8 +323,7 @@ def refuse_unknown(found: Mapping[str, Any], known: frozenset[str], where: str) 
 
 
 def _storable(value: str, where: str) -> None:
-    # PostgreSQL keeps neither, and nobody means them.
-    if "\0" in value or _SURROGATE.search(value):
+    if UNKEPT.search(value):
         raise DocumentInvalid(f"{where} has a character that cannot be kept")
 
 

@@ -22,7 +22,7 @@ from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING, NoReturn
 
-from mlext.documents import parse_moment
+from mlext.documents import UNKEPT, WHOLE_MAX, parse_moment
 from mlext.errors import DocumentInvalid, FilterInvalid
 from mlext.lineage import KINDS, any_node
 from mlext.records import rfc3339
@@ -38,7 +38,6 @@ CONDITIONS_MAX = 32
 DEPTH_MAX = 16
 # A pattern is tried at every place for every `%`.
 _WILDCARDS_MAX = 8
-_NUMBER_MAX = 2**31
 # Characters of the line that an error shows.
 _CONTEXT = 60
 
@@ -175,7 +174,6 @@ _EXPECTED = {
     "$END": "the end",
 }
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.\/:-]*[A-Za-z0-9_])?")
-_UNKEPT = re.compile("[\0\ud800-\udfff]")
 _KEY_MAX = 250
 
 
@@ -185,7 +183,7 @@ def parse(text: str) -> Expression:
     """
     if len(text) > TEXT_MAX:
         _refuse(text, TEXT_MAX, f"a filter has at most {TEXT_MAX} characters")
-    if unkept := _UNKEPT.search(text):
+    if unkept := UNKEPT.search(text):
         _refuse(text, unkept.start(), "no version has such a character")
     from lark.exceptions import UnexpectedInput  # noqa: PLC0415 - as _parser
 
@@ -383,7 +381,7 @@ def _as_number(said: str | float) -> float:
 
 def _as_whole(said: str | float) -> int:
     number = _as_number(said)
-    if not number.is_integer() or not 0 <= number < _NUMBER_MAX:
+    if not number.is_integer() or not 0 <= number < WHOLE_MAX:
         raise DocumentInvalid("it is compared with a whole number, the number of a version")
     return int(number)
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TypeGuard
 
 from mlext import filters
+from mlext.documents import UNKEPT, WHOLE_MAX, is_finite
 from mlext.errors import CursorInvalid, DocumentInvalid, FilterInvalid
 from mlext.filters import Expression, Field, Kind
 from mlext.records import Metrics, ModelVersion
@@ -34,8 +34,6 @@ TEXT_MAX = 200
 BODIES_MAX = 8 * 1024 * 1024
 _CURSOR_MAX = 16 * 1024
 _SORTED = (Kind.METRIC, Kind.PARAM, Kind.TAG, Kind.ATTRIBUTE)
-_NUMBER_MAX = 2**31
-_UNKEPT = re.compile("[\0\ud800-\udfff]")
 
 SortValue = str | float | int | None
 
@@ -208,18 +206,11 @@ def _is_one(value: object, kind: ColumnKind) -> bool:
     if value is None:
         return kind.lacking
     if kind.of is str:
-        return isinstance(value, str) and not _UNKEPT.search(value)
+        return isinstance(value, str) and not UNKEPT.search(value)
     if kind.of is int:
         return _is_whole(value)
-    return isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and is_finite(value)
 
 
 def _is_whole(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _NUMBER_MAX
-
-
-def _is_finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < WHOLE_MAX
