@@ -167,11 +167,12 @@ def run(found: Mapping[str, Any]) -> dict[str, Any]:
         if value := text(found, key):
             check(value)
             said[key] = value
-    said |= {key: moment(found, key) for key in ("started_at", "finished_at") if found.get(key)}
+    said |= {key: moment(found, key) for key in ("started_at", "finished_at") if text(found, key)}
     if "started_at" in said and said.get("finished_at", math.inf) < said["started_at"]:
         raise DocumentInvalid("finished_at is before started_at")
-    if found.get("hyperparams"):
-        said["hyperparams"] = dict(_params(found["hyperparams"], "hyperparams"))
+    given = found.get("hyperparams")
+    if given is not None and (named := _params(given, "hyperparams")):
+        said["hyperparams"] = named
     return said
 
 

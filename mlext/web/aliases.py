@@ -233,7 +233,7 @@ class AliasDoors:
         return shown(await self._catalog.read(read))
 
     async def approvals(self, request: Request) -> Response:
-        """List who approves of a version, under each alias or the one asked for."""
+        """List who approves of a version, and under which alias."""
         name = model_of(request)
         number = version_of(request)
 

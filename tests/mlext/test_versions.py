@@ -237,6 +237,22 @@ def test_a_run_is_frozen_once_it_has_finished(models: Modelling) -> None:
 
 
 @pytest.mark.parametrize(
+    "said", [{"started_at": 0}, {"finished_at": False}, {"hyperparams": []}, {"hyperparams": ""}]
+)
+def test_what_a_run_says_in_another_form_is_not_passed_over(
+    models: Modelling, said: dict[str, object]
+) -> None:
+    run = f"/v1/runs/{models.name()}"
+    assert models.client.put(run, json={"hyperparams": {"lr": 0.1}}).status_code == 200
+    refused = models.client.put(run, json=said)
+    assert refused.status_code == 400, refused.text
+    assert next(iter(said)) in refused.json()["detail"]
+    # What is empty says nothing, and takes nothing back.
+    kept = models.client.put(run, json={"hyperparams": {}, "started_at": None, "finished_at": ""})
+    assert kept.json()["hyperparams"] == {"lr": 0.1}
+
+
+@pytest.mark.parametrize(
     "time",
     ["0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00", "9999-12-31T23:59:59.9999999Z"],
 )
