@@ -34,7 +34,8 @@ ARGUMENTS: dict[str, object] = {
     "allow": ("GET", "HEAD"),
     "retry_after": 1.0,
 }
-SCOPE = {"type": "http", "method": "PATCH", "raw_path": b"/v2/a/blobs/uploads/0"}
+PATH = "/v2/a/blobs/uploads/0"
+SCOPE = {"type": "http", "method": "PATCH", "path": PATH, "raw_path": PATH.encode()}
 
 
 def challenge(error: errors.Unauthenticated, _scope: object) -> bytes:
@@ -81,6 +82,19 @@ def test_every_error_is_answered_with_its_row_in_the_spec_s_envelope(
     ]
     assert dict(headers)[b"content-type"] == b"application/json"
     assert dict(headers)[b"content-length"] == b"%d" % len(body)
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_every_error_is_a_problem_document_to_the_model_api(kind: type[LadingError]) -> None:
+    error = raised(kind)
+    scope = {**SCOPE, "path": "/v1/models/a", "lading.request_id": "r-1"}
+    status, headers, body = answer_to(error, scope, challenge)
+    said = json.loads(body)
+    assert dict(headers)[b"content-type"] == b"application/problem+json"
+    assert (said["status"], status) == (status, WIRE[kind][0])
+    assert said["code"].replace("_", "") == kind.__name__.lower()
+    assert (said["detail"], said.get("data")) == ("what went wrong", error.detail)
+    assert said["request_id"] == "r-1"
 
 
 def test_an_error_of_a_later_release_inherits_the_row_of_its_parent() -> None:
