@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import base64
 import re
+import subprocess
 from hashlib import sha256
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -88,11 +90,21 @@ def test_the_page_has_all_that_can_be_called_and_every_link_leads_somewhere(
     assert shown == {each for each in asked if each[0] != "HEAD"}
 
 
-def test_a_command_on_the_page_does_what_it_is_for(client: httpx.Client) -> None:
-    text = client.get("/docs").text
-    assert "curl -u &quot;$LADING_USER&quot; &quot;$LADING_SERVER/v1/models/a&quot;" in text
-    assert "curl &quot;$LADING_SERVER/healthz&quot;" in text
-    assert f"export LADING_SERVER=http://{client.base_url.netloc.decode()} " in text
+@pytest.mark.parametrize(
+    ("anchor", "status"),
+    [("get-healthz", "200"), ("put-v1-runs-run-id", "200"), ("get-v2-name-tags-list", "404")],
+)
+def test_a_command_on_the_page_can_be_copied(
+    client: httpx.Client, anchor: str, status: str
+) -> None:
+    text = unescape(client.get("/docs").text)
+    export = re.search("<pre>export (LADING_SERVER=[^ ]+) ", text)
+    command = re.search(f'<article id="{anchor}">.*?<pre>(curl .*?)</pre>', text, re.DOTALL)
+    assert export is not None
+    assert command is not None
+    script = f"{export[1]} LADING_USER=ann:a; {command[1]} -s -o /dev/null -w '%{{http_code}}'"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == status
 
 
 def test_what_a_client_calls_us_is_no_html(client: httpx.Client) -> None:
