@@ -19,7 +19,7 @@ from ociserver.admission import Admission, Author
 from ociserver.auth.rules import Action
 from ociserver.ports import Catalog, StoredBlob
 from ociserver.registry import RegistryReader
-from ociserver.web.headers import Rendered
+from ociserver.rendered import Rendered
 
 _EXTENSION = "mlext.extension:Models"
 

@@ -24,7 +24,7 @@ from ociserver.errors import Unavailable
 from ociserver.extension import House, author_of
 from ociserver.fresh import FreshCache
 from ociserver.refs import RepositoryName, Tag
-from ociserver.web.headers import Rendered
+from ociserver.rendered import Rendered
 
 _MOVE = frozenset(("version", "reason", "expected_version"))
 _MOVES = frozenset(("moves", "reason"))

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ociserver.web.headers import Fields, Rendered, is_unchanged
+from ociserver.rendered import Fields, Rendered
+from ociserver.web.headers import is_unchanged
 
 # What never changes may be kept for good (RFC 8246), where an alias stands for moments.
 _IMMUTABLE = "max-age=31536000, immutable"

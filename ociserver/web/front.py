@@ -17,9 +17,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ociserver.errors import BodySlow, BodyTooLarge, ClientGone, LadingError, RouteUnknown
+from ociserver.rendered import Rendered
 from ociserver.web.errors import answer_to, envelope
 from ociserver.web.guard import Guard
-from ociserver.web.headers import Rendered, is_unchanged
+from ociserver.web.headers import is_unchanged
 from ociserver.web.observe import AccessLog, Metrics
 from ociserver.web.protocol import HeadLimits, RequestHead
 

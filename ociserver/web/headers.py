@@ -6,64 +6,17 @@ RFC 9110 sections 8.8.3 (ETag), 13.1 (preconditions), 14 (ranges); RFC 8288 (Lin
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
 from ociserver.errors import RangeRefused, RangeUnsatisfiable, RequestInvalid
 from ociserver.refs import shortened
 
-Fields = Sequence[tuple[bytes, bytes]]
-
 # podman asks for 1,013 ranges of one zstd:chunked layer in a single header.
 RANGES_MAX = 4096
 _DIGITS = 19
 _SPEC = re.compile(r"([0-9]+)-([0-9]*)|-([0-9]+)")
 _ETAG = re.compile(r'(?:W/)?("[\x21\x23-\x7e]*")')
-
-
-class Rendered:
-    """A document and its header fields, rendered once for every request that asks for it.
-
-    Whoever may pull from the repository may have it; `endpoint` names it in the metrics. A 304 has
-    `validators` alone, of which one is the ETag.
-    """
-
-    __slots__ = (
-        "body",
-        "endpoint",
-        "etag",
-        "fields",
-        "head",
-        "repository",
-        "validator_head",
-        "validators",
-    )
-
-    def __init__(  # noqa: PLR0913 - an answer, each part by its name
-        self,
-        *,
-        endpoint: str,
-        repository: str,
-        etag: str,
-        validators: Fields,
-        media_type: str,
-        body: bytes,
-    ) -> None:
-        self.endpoint = endpoint
-        self.repository = repository
-        self.etag = etag
-        self.validators = validators
-        self.fields: Fields = [
-            *validators,
-            (b"content-type", media_type.encode()),
-            (b"content-length", b"%d" % len(body)),
-        ]
-        self.validator_head, self.head = (
-            b"".join(b"%s: %s\r\n" % field for field in fields)
-            for fields in (self.validators, self.fields)
-        )
-        self.body = body
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,10 @@ from ociserver.fresh import FreshCache
 from ociserver.ports import BlobReader, StoredBlob, StoredManifest
 from ociserver.refs import Digest, Reference, RepositoryName, parse_name, parse_reference
 from ociserver.registry import RegistryReader
+from ociserver.rendered import Rendered
 from ociserver.web.guard import caller_of
 from ociserver.web.headers import (
     ByteRange,
-    Rendered,
     is_unchanged,
     next_link,
     parse_page,
