@@ -21,8 +21,11 @@ from ociserver.errors import LadingError
 from ociserver.settings import SettingInvalid, add_options, given
 from ociserver.stores import existing_catalog
 
-# It asks a registry, as the commands of models do, and not the catalog.
-_LISTING = "mlext.cli.audit:listing"
+# What asks a registry, as the commands of models do, and what knows what events mean to them.
+_OF_MODELS = {
+    "list": ("mlext.cli.audit:listing", "show events, as a registry answers"),
+    "state": ("mlext.cli.state:state", "tell from an export where an alias stood, and when"),
+}
 _BROKEN = 1
 _USAGE = 2
 # Events read at once: so many are in memory.
@@ -31,9 +34,9 @@ _PAGE = 500
 
 def main(arguments: Sequence[str]) -> int:
     """Run `lading audit`; return the exit status."""
-    if arguments[:1] == ["list"]:
-        module, _, listing = _LISTING.partition(":")
-        status: int = getattr(import_module(module), listing)(arguments[1:])
+    if arguments and arguments[0] in _OF_MODELS:
+        module, _, function = _OF_MODELS[arguments[0]][0].partition(":")
+        status: int = getattr(import_module(module), function)(arguments[1:])
         return status
     options = _parser().parse_args(arguments)
     try:
@@ -52,7 +55,8 @@ def main(arguments: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lading audit", description="What was done, and refused.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    commands.add_parser("list", help="show events, as a registry answers", add_help=False)
+    for name, (_, summary) in _OF_MODELS.items():
+        commands.add_parser(name, help=summary, add_help=False)
     exporting = commands.add_parser("export", help="print events, one line of JSON each")
     exporting.add_argument(
         "--after",

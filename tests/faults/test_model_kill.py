@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 from threading import Event
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from sqlalchemy import event
@@ -24,13 +24,7 @@ from mlext.acts import Act
 from mlext.aliases import Move
 from mlext.ports import ModelsTx
 from mlext.records import Registration
-from mlext.storage.catalog import ROWS
-from mlext.warden import Warden
-from ociserver.admission import Author
-from ociserver.content import parse_manifest
-from ociserver.ports import StoredManifest
-from ociserver.refs import Digest, RepositoryName, Tag
-from ociserver.storage.catalog import SqlCatalogTx
+from ociserver.refs import RepositoryName, Tag
 from ociserver.storage.sqlite import SqliteCatalog
 from tests.faults.audit import crash
 from tests.faults.models import (
@@ -42,27 +36,12 @@ from tests.faults.models import (
     push,
     sqlite_scene,
 )
-from tests.faults.wire import OCI_MANIFEST, Connection
-from tests.serving import digest_of
+from tests.faults.wire import Connection
+from tests.mlext.acting import TRANSACTION, author, pushed, stored
 
 MODEL = RepositoryName("race/stepwise")
-ANN = Author(name="user:ann", may=lambda *_: True, may_somewhere=lambda *_: True)
+ANN = author("user:ann")
 Work = Callable[[Act], object]
-
-
-def stored(body: bytes) -> StoredManifest:
-    return StoredManifest(digest=Digest(digest_of(body)), media_type=OCI_MANIFEST, body=body)
-
-
-def pushed(act: Act, found: StoredManifest, tag: str | None) -> None:
-    """Do what a push of a manifest does (`registry.RegistryWriter.put_manifest`)."""
-    view = parse_manifest(found.body, OCI_MANIFEST)
-    act.tx.put_manifest(MODEL, found, view)
-    warden = Warden(history=3600)
-    warden.pushed(act.tx, MODEL, found, view, act.by)
-    if tag is not None:
-        warden.tag_moves(act.tx, MODEL, Tag(tag), found.digest, act.by)
-        act.tx.move_tag(MODEL, Tag(tag), found.digest)
 
 
 PLAIN, SAYING = artifact(), artifact(framework="pytorch")
@@ -70,7 +49,7 @@ PLAIN, SAYING = artifact(), artifact(framework="pytorch")
 
 def set_up(act: Act) -> None:
     for body in (artifact(framework="a"), artifact(framework="b"), PLAIN):
-        pushed(act, stored(body), None)
+        pushed(act, MODEL, body)
     moves = [Move(alias=Tag("prod"), number=1), Move(alias=Tag("old"), number=2)]
     aliases.move(act, MODEL, moves, "set up")
 
@@ -93,7 +72,7 @@ def registered(act: Act) -> None:
 
 
 def pushed_onto_an_alias(act: Act) -> None:
-    pushed(act, stored(SAYING), "prod")
+    pushed(act, MODEL, SAYING, "prod")
 
 
 @dataclass
@@ -116,12 +95,10 @@ def stepwise(folder: Path, work: Work) -> list[Path]:
 
     A process that is killed leaves to the kernel what it has written: just these bytes.
     """
-    # Their config passes for there: this is about rows, and none of a blob is written.
-    rows: Any = type("Tx", (SqlCatalogTx, *ROWS), {"missing": lambda *_: []})
     steps = Steps(folder)
 
     async def run() -> None:
-        catalog = SqliteCatalog(folder / "catalog.db", rows)
+        catalog = SqliteCatalog(folder / "catalog.db", TRANSACTION)
         try:
             await catalog.write(lambda tx: set_up(Act(cast("ModelsTx", tx), ANN)))
             for moment in ("before_cursor_execute", "commit"):
