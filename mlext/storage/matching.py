@@ -66,6 +66,12 @@ _OPPOSITES = {
     Operator.NOT_ILIKE: Operator.ILIKE,
 }
 _always = literal(1) == literal(1)
+# Made once: an alias makes its columns anew, which costs more than a search of one model.
+_sorting = version_value.alias("sorting")
+_narrow_value = version_value.alias("narrow")
+_narrow_alias = alias.alias("narrow")
+_narrow_version = model_version.alias("narrow")
+_made = model_version.alias("made")
 # What an index finds.
 _POSITIVE = frozenset((Operator.EQUAL, Operator.IN, *_COMPARES))
 # Empty where nothing was said.
@@ -189,7 +195,7 @@ class Matching:
         return _looked_up(select(literal(1)).where(self._is_of_version(alias)), condition)
 
     def _has_edge(self, kind: str, condition: ColumnElement[bool] | None) -> ColumnElement[bool]:
-        own = model_version.alias("made")
+        own = _made
         # A run is a source too, of every version that it made.
         by_run = and_(own.c.run != "", edge.c.source == literal(_RUN) + own.c.run)
         either = [
@@ -205,7 +211,7 @@ class Matching:
 
     def sort_value(self, field: Field, column: str) -> ColumnElement[Any]:
         """Return what the version has in that column of the field's row, or NULL."""
-        row = version_value.alias()
+        row = _sorting
         found = select(row.c[column]).where(
             self._is_of_version(row), row.c.kind == KINDS[field.kind], row.c.key == field.key
         )
@@ -224,7 +230,7 @@ def _looked_up(found: Select[Any], condition: ColumnElement[bool] | None) -> Col
 
 def _made_from(kind: str, condition: ColumnElement[bool]) -> Select[Any]:
     """Return the keys of versions that came in that way, themselves or their runs, from such."""
-    own = model_version.alias("made")
+    own = _made
     keys = (own.c.repository_id, own.c.number)
     of_kind = and_(edge.c.kind == kind, condition)
     by_run = own.c.run == func.substr(edge.c.source, len(_RUN) + 1)
@@ -247,18 +253,18 @@ def keys_of(expression: Expression) -> Select[Any] | None:
     one = Matching("", literal(0), literal(0))
     match expression.field:
         case Field(Kind.METRIC | Kind.PARAM | Kind.TAG, key):
-            row = version_value.alias("narrow")
+            row = _narrow_value
             found = select(row.c.repository_id, row.c.number)
             of_key = (row.c.kind == KINDS[kind], row.c.key == key)
             return found.where(*of_key, one.value(row, operator, values))
         case Field(Kind.STAGE) if operator is Operator.EQUAL:
-            pointing = alias.alias("narrow")
+            pointing = _narrow_alias
             found = select(pointing.c.repository_id, pointing.c.number)
             return found.where(pointing.c.name == values[0])
         case Field(Kind.LINEAGE, key):
             return _made_from(key, one.compared(edge.c.target, operator, values))
         case Field(Kind.ATTRIBUTE, "run_id" | "digest" | "created_at" as key):
-            own = model_version.alias("narrow")
+            own = _narrow_version
             column = {"run_id": own.c.run, "digest": own.c.digest, "created_at": own.c.created_at}
             found = select(own.c.repository_id, own.c.number)
             return found.where(

@@ -36,6 +36,7 @@ from mlext.filters import (
     Expression,
     Field,
     Kind,
+    Operator,
     Presence,
     conditions,
 )
@@ -58,6 +59,11 @@ from ociserver.storage.schema import repository
 _FEW = 100
 # Names have no control characters (`documents.py`), nor have numbers and aliases.
 WITHIN, BETWEEN = "\x1f", "\x1e"
+# Made once, as in `matching.py`.
+_sorted = version_value.alias("sorted")
+_measured = version_value.alias("measured")
+_pointing = alias.alias("pointing")
+_last = repository.alias("last")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +150,7 @@ class Selection:
         if keys is not None:
             self._anchor = keys.subquery("driver")
         elif self._is_sorted:
-            row = self._anchor = version_value.alias("sorted")
+            row = self._anchor = _sorted
             self._where += [row.c.kind == KINDS[first.kind], row.c.key == first.key]
         self._id: ColumnElement[int] = self._anchor.c.repository_id
         self._number: ColumnElement[int] = self._anchor.c.number
@@ -186,7 +192,8 @@ class Selection:
             self._where.append(self._matching.holds(Presence(self._lacked, present=False)))
         elif self._had is not None and not self._is_sorted:
             self._where.append(self._matching.holds(Presence(self._had, present=True)))
-        for each in conjuncts(self._query.where):
+        # They are looked up in this order, until one does not hold.
+        for each in sorted(conjuncts(self._query.where), key=_is_wide):
             if each is not self._driver:
                 self._where.append(self._on_anchor(each))
         if self._scope.model_id is not None:
@@ -215,8 +222,8 @@ class Selection:
         ties = self._ties()
         values: list[SortValue | ColumnElement[int]] = [*after.values]
         if len(ties) == 2:  # noqa: PLR2004 - a model and a number
-            named = repository.alias("last")
-            values.append(select(named.c.id).where(named.c.name == after.model).scalar_subquery())
+            model_id = select(_last.c.id).where(_last.c.name == after.model)
+            values.append(model_id.scalar_subquery())
         if ties:
             values.append(after.number)
         either: list[ColumnElement[bool]] = []
@@ -318,8 +325,14 @@ class Selection:
         )
 
 
+def _is_wide(each: Expression) -> bool:
+    """Tell whether it may hold of most versions: what is equal to something is the least of all."""
+    narrow = (Operator.EQUAL, Operator.IN)
+    return not (isinstance(each, Comparison) and each.operator in narrow)
+
+
 def _metrics(page: Subquery) -> ColumnElement[str]:
-    row = version_value.alias("measured")
+    row = _measured
     each = row.c.key + WITHIN + row.c.text_value
     return (
         select(func.aggregate_strings(each, BETWEEN))
@@ -334,7 +347,7 @@ def _metrics(page: Subquery) -> ColumnElement[str]:
 
 
 def _aliases(page: Subquery) -> ColumnElement[str]:
-    row = alias.alias("pointing")
+    row = _pointing
     return (
         select(func.aggregate_strings(row.c.name, BETWEEN))
         .where(row.c.repository_id == page.c.repository_id, row.c.number == page.c.number)

@@ -172,7 +172,9 @@ def _is_past(query: Query) -> bool:
 
 
 def _as_found(row: Row[Any], width: int) -> Found:
-    measured = [each.split(WITHIN) for each in (row.metrics or "").split(BETWEEN) if each]
+    measured = sorted(each.split(WITHIN) for each in (row.metrics or "").split(BETWEEN) if each)
+    # One text is read faster than one for each.
+    numbers = json.loads(f"[{','.join(value for _, value in measured)}]")
     name = RepositoryName(row.name)
     return Found(
         version=ModelVersion(
@@ -187,6 +189,6 @@ def _as_found(row: Row[Any], width: int) -> Found:
             body=row.body,
         ),
         aliases=tuple(Tag(each) for each in sorted((row.aliases or "").split(BETWEEN)) if each),
-        metrics={key: json.loads(value) for key, value in sorted(measured)},
+        metrics=dict(zip((key for key, _ in measured), numbers, strict=True)),
         position=Position(tuple(row[:width]), name, row.number),
     )
