@@ -10,8 +10,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from contextlib import ExitStack
@@ -28,6 +30,7 @@ from bench.suite import profiles, say
 from tests.postgres import PostgresServer
 
 if TYPE_CHECKING:
+    from bench.load import Played
     from bench.peers import Launch, Peer
     from bench.plan import Figures
     from bench.population import Population
@@ -51,15 +54,18 @@ RATIOS = (
     ("pages of one model's versions a second ÷ MLflow's", "newest_rate", 20.0),
     ("pages of versions by tag a second ÷ MLflow's", "tagged_rate", 20.0),
 )
+CPU = "… the server's CPU, ms each"
 ROWS = (
     ("cold_p50", "alias resolve, cold, p50 ms"),
     ("cold_p99", "… p99"),
     ("warm_p50", "alias resolve, warm, p50 ms"),
     ("warm_p99", "… p99"),
     ("resolve_rate", "alias resolves a second, 16 clients"),
+    ("resolve_cpu", CPU),
     ("newest_p50", "a model's versions, the newest first, p50 ms"),
     ("newest_p95", "… p95"),
     ("newest_rate", "… a second, 16 clients"),
+    ("newest_cpu", CPU),
     ("one_p50", "a model's versions, filtered by metric and tag, sorted by metric, p50 ms"),
     ("one_p95", "… p95"),
     ("broad_p50", "across models, a metric above a bound by that metric, p50 ms"),
@@ -71,8 +77,10 @@ ROWS = (
     ("tagged_p50", "across models, a tag of one in 20, the newest first, p50 ms"),
     ("tagged_p95", "… p95"),
     ("tagged_rate", "… a second, 16 clients"),
+    ("tagged_cpu", CPU),
     ("move_p50", "promotion, p50 ms"),
     ("move_p99", "… p99"),
+    ("move_cpu", CPU),
     ("moves_rate", "promotions a second, 16 promoters of different models"),
     ("moves_p99", "… p99 ms"),
 )
@@ -124,22 +132,28 @@ def take(server: Server, asking: Asking, sizes: Sizes) -> Figures:
     cold, warm = play(server, resolves), play(server, resolves)
     figures |= {"cold_p50": cold.p50_ms, "cold_p99": cold.p99_ms}
     figures |= {"warm_p50": warm.p50_ms, "warm_p99": warm.p99_ms}
-    figures["resolve_rate"] = _rate(server, resolves, sizes)
+    figures |= _rate("resolve", server, resolves, sizes)
     for name, script in searches:
         played = play(server, script)
         figures |= {f"{name}_p50": played.p50_ms, f"{name}_p95": played.p95_ms}
         if name in ("newest", "tagged"):
-            figures[f"{name}_rate"] = _rate(server, script, sizes)
+            figures |= _rate(name, server, script, sizes)
     played = play(server, moves)
-    figures |= {"move_p50": played.p50_ms, "move_p99": played.p99_ms}
+    figures |= {"move_p50": played.p50_ms, "move_p99": played.p99_ms, "move_cpu": _cpu(played)}
     if server.peer.name != MLFLOW:
         crowd = play(server, asking.moves(sizes.moves, "crowd"), connections=CLIENTS)
         figures |= {"moves_rate": crowd.rate, "moves_p99": crowd.p99_ms}
     return figures
 
 
-def _rate(server: Server, script: Path, sizes: Sizes) -> float:
-    return play(server, script, connections=CLIENTS, seconds=sizes.seconds).rate
+def _rate(name: str, server: Server, script: Path, sizes: Sizes) -> Figures:
+    played = play(server, script, connections=CLIENTS, seconds=sizes.seconds)
+    return {f"{name}_rate": played.rate, f"{name}_cpu": _cpu(played)}
+
+
+def _cpu(played: Played) -> float:
+    """Milliseconds of the server, without PostgreSQL's: what a busy machine disturbs least."""
+    return played.server_cpu_seconds / played.groups * 1000
 
 
 def measure(sizes: Sizes, scratch: Path) -> tuple[dict[str, Figures], dict[str, float]]:
@@ -203,8 +217,8 @@ def _notes(content: dict[str, Any]) -> list[str]:
         f"whole version, syncs nothing by itself, and is {content['theirs']}; metrics are with its "
         "runs, where its search of versions does not look, so it is asked for tags alone."
     )
-    before = facts["load_average_before"]
-    on = f"{facts['processor']}, {facts['cores']} cores; load before: {before}."
+    before, after = facts["load_average_before"], content["load_average_after"]
+    on = f"{facts['processor']}, {facts['cores']} cores; load before: {before}, after: {after:.2f}."
     filled = f"Filled past the programs, by their tables, in seconds: {took}."
     return [of_all, "", filled, "", on]
 
@@ -212,13 +226,19 @@ def _notes(content: dict[str, Any]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="200 models of 10, and one round")
-    sizes = QUICK if parser.parse_args().quick else FULL
+    parser.add_argument("--rounds", type=int, help="rounds (3; quick: 1)")
+    chosen = parser.parse_args()
+    sizes = QUICK if chosen.quick else FULL
+    sizes = replace(sizes, rounds=chosen.rounds or sizes.rounds)
+    # A plain SIGTERM would leave servers running and their data lying.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     load.build()
     facts = machine.facts(load.OUT)
     with tempfile.TemporaryDirectory(prefix="tmp-", dir=load.OUT) as scratch:
         figures, seconds = measure(sizes, Path(scratch))
     content = {
         "machine": facts,
+        "load_average_after": os.getloadavg()[0],
         "models": sizes.population.models,
         "versions": sizes.population.each,
         "rounds": sizes.rounds,
