@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -209,7 +209,25 @@ class Guard:
         if owner != caller.principal.name:
             raise Unauthenticated("the token has expired", reason="invalid_token")
 
-    def _note(self, caller: Caller, action: Action, repository: str, scope: Scope) -> None:
+    def note_denied(self, scope: Scope, action: str, error: Denied) -> None:
+        """Have it recorded that whoever was let in at the door was refused behind it: what the
+        rules say of an alias, and its gate, is known only there.
+        """
+        self._limits.refused("denied")
+        subject = scope["path_params"].get("name") or scope["path"]
+        said: dict[str, object] = {"reason": error.message}
+        if error.detail is not None:
+            said["verdict"] = error.detail
+        self._note(scope["lading.caller"], action, subject, scope, said)
+
+    def _note(
+        self,
+        caller: Caller,
+        action: str,
+        repository: str,
+        scope: Scope,
+        said: Mapping[str, object] | None = None,
+    ) -> None:
         address = sender(scope, self.realm.proxies)
         event = AuditEvent(
             at=time.time(),
@@ -221,6 +239,7 @@ class Guard:
                 "request_id": scope.get("lading.request_id", ""),
                 "address": address,
                 "method": scope["method"],
+                **(said or {}),
             },
         )
         self._audit.refused(event, address)

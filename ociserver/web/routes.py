@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from ociserver.admission import Author
 from ociserver.auth.rules import Action
-from ociserver.errors import MethodUnsupported, NameInvalid, RouteUnknown
+from ociserver.errors import Denied, MethodUnsupported, NameInvalid, RouteUnknown
 from ociserver.extension import Doors, For, Place
 from ociserver.web.docs import Docs
 from ociserver.web.guard import TOKEN_PATH, Guard
@@ -125,9 +125,15 @@ class Endpoint:
                 holds=caller.holds,
                 request_id=scope.get("lading.request_id", ""),
             )
-        if self.label in _UPLOADS and scope["method"] in _BRINGS_BYTES:
-            with self._guard.uploading(scope):
+        try:
+            if self.label in _UPLOADS and scope["method"] in _BRINGS_BYTES:
+                with self._guard.uploading(scope):
+                    response = await handler(Request(scope, receive, send))
+            else:
                 response = await handler(Request(scope, receive, send))
-        else:
-            response = await handler(Request(scope, receive, send))
+        except Denied as error:
+            if "lading.caller" in scope:
+                asked = need if isinstance(need, Action) else self.label
+                self._guard.note_denied(scope, asked, error)
+            raise
         await response(scope, receive, send)

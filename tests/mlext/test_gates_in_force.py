@@ -9,6 +9,7 @@ import pytest
 
 from tests.access import Guarded, guarded
 from tests.mlext.models import Modelling
+from tests.wire.raw import eventually
 
 RULES = """
 [[rule]]
@@ -25,10 +26,11 @@ on = "team/**"
 who = "robot:ci"
 may = ["pull", "push", "promote"]
 on = "team/**"
+aliases = ["prod"]
 
 [[rule]]
 who = "user:ann"
-may = "admin"
+may = ["admin", "read-audit"]
 on = "**"
 """
 
@@ -143,3 +145,28 @@ def test_a_push_onto_a_gated_alias_passes_its_gate(
     for door in doors:
         assert ci.client.put(door, content=bytes_of.content, headers=form).status_code == 201
     assert ann.digest_at(model, "prod") == digest
+
+
+def test_a_move_that_was_refused_is_in_the_audit(ann: Modelling, ci: Modelling, model: str) -> None:
+    put_gate(ann, model, approvals=1)
+    assert ci.promote(model, "staging", 1).status_code == 403
+    assert ann.promote(model, "prod", 1).status_code == 403
+    pushed = ann.client.get(f"/v2/{model}/manifests/v1")
+    form = {"Content-Type": pushed.headers["content-type"]}
+    raw = ann.client.put(f"/v2/{model}/manifests/prod", content=pushed.content, headers=form)
+    assert raw.status_code == 403
+
+    def refused() -> dict[tuple[str, str], dict[str, Any]]:
+        listed = ann.client.get("/v1/audit", params={"limit": 1000}).json()["events"]
+        return {
+            (each["actor"], each["action"]): each["detail"]
+            for each in listed
+            if each["subject"] == model and each["outcome"] == "denied"
+        }
+
+    eventually(lambda: len(refused()) == 3)
+    found = refused()
+    assert "promote staging" in found["robot:ci", "promote"]["reason"]
+    for door in ("promote", "push"):
+        verdict = found["user:ann", door]["verdict"]
+        assert [each["kind"] for each in verdict["conditions"]] == ["approvals"]
