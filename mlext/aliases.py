@@ -37,13 +37,14 @@ from ociserver.refs import Digest, RepositoryName, Tag, parse_tag
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
     """A move that is asked for. `expected` is the version it must stand on, 0 for none at all;
-    `etag` what If-Match says. None of either: wherever it stands.
+    `etags` what If-Match says, of which one must be its own or `*`. None of either: wherever it
+    stands.
     """
 
     alias: Tag
     number: int
     expected: int | None = None
-    etag: str | None = None
+    etags: Sequence[str] | None = None
 
 
 def parse_alias(text: str) -> Tag:
@@ -101,8 +102,8 @@ def _expect(known: Alias | None, asked: Move) -> None:
     stands = known.number if known else 0
     if asked.expected is not None and asked.expected != stands:
         wanted = f"version {asked.expected}" if asked.expected else "no version"
-    elif asked.etag is not None and asked.etag != (known.etag if known else ""):
-        wanted = f"ETag {asked.etag}"
+    elif asked.etags is not None and not (known and {known.etag, "*"} & {*asked.etags}):
+        wanted = f"ETag {', '.join(asked.etags)}"
     else:
         return
     where = f"version {stands}" if known else "no version yet"

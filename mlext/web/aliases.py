@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
@@ -143,7 +144,7 @@ class AliasDoors:
         name, alias = _place(request)
         body = await self._house.body(request)
         found = document(body, _MOVE)
-        asked = _move(alias, found, request.headers.get("if-match"))
+        asked = _on_condition(request, _move(alias, found))
         reason = documents.text(found, "reason")
         moved = await self._move(request, name, [asked], reason, body)
         etag = moved[0]["etag"]
@@ -162,7 +163,7 @@ class AliasDoors:
             if not isinstance(each, dict):
                 raise DocumentInvalid("a move is a JSON object")
             documents.refuse_unknown(each, _ONE_OF_MOVES, "a move")
-            asked.append(_move(parse_alias(documents.text(each, "alias")), each, None))
+            asked.append(_move(parse_alias(documents.text(each, "alias")), each))
         if len({each.alias for each in asked}) < len(asked):
             raise DocumentInvalid("an alias is moved once at a time")
         moved = await self._move(request, name, asked, documents.text(found, "reason"), body)
@@ -177,7 +178,8 @@ class AliasDoors:
         body: bytes,
     ) -> list[dict[str, Any]]:
         by, key = author_of(request), _idempotency_key(request)
-        marks = f"{request.method} {request.url.path} {request.headers.get('if-match')}\n"
+        conditions = [request.headers.getlist(each) for each in ("if-match", "if-none-match")]
+        marks = f"{request.method} {request.url.path} {conditions}\n"
         mark = hashlib.sha256(marks.encode() + body).hexdigest()
 
         def work(doing: Act) -> list[dict[str, Any]]:
@@ -263,13 +265,24 @@ def _place(request: Request) -> tuple[RepositoryName, Tag]:
     return model_of(request), parse_alias(request.path_params["alias"])
 
 
-def _move(alias: Tag, found: Mapping[str, Any], if_match: str | None) -> Move:
+def _move(alias: Tag, found: Mapping[str, Any]) -> Move:
     number = documents.whole(found, "version")
     if not number:
         raise DocumentInvalid("version is the number of the version to move it to")
     expected = documents.whole(found, "expected_version")
-    etag = if_match.strip() if if_match is not None else None
-    return Move(alias=alias, number=number, expected=expected, etag=etag)
+    return Move(alias=alias, number=number, expected=expected)
+
+
+def _on_condition(request: Request, asked: Move) -> Move:
+    """Return the move with what the conditions of its request expect (RFC 9110, 13.1)."""
+    if none := request.headers.getlist("if-none-match"):
+        if none != ["*"] or asked.expected:
+            raise DocumentInvalid("If-None-Match of a move is *: of an alias that is not there yet")
+        asked = replace(asked, expected=0)
+    if matches := request.headers.getlist("if-match"):
+        # No ETag of an alias has a comma in it.
+        asked = replace(asked, etags=[each.strip() for each in ",".join(matches).split(",")])
+    return asked
 
 
 def _idempotency_key(request: Request) -> str | None:

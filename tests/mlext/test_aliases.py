@@ -69,6 +69,35 @@ def test_if_match_is_a_comparison_too(models: Modelling, model: str) -> None:
     assert late.status_code == 409
 
 
+def test_if_match_may_list_or_ask_for_any(models: Modelling, model: str) -> None:
+    place = f"/v1/models/{model}/aliases/prod"
+    document = {"version": 2, "reason": ""}
+    none = models.client.put(place, json=document, headers={"If-Match": "*"})
+    assert none.status_code == 409
+    etag = models.promote(model, "prod", 1).headers["etag"]
+    # A weak validator is no proof of the very state (RFC 9110, 13.1.1).
+    for refused in (f"W/{etag}", '"9.9", "8.8"', ""):
+        answer = models.client.put(place, json=document, headers={"If-Match": refused})
+        assert answer.status_code == 409
+    for met in (f'"9.9", {etag}', "*"):
+        answer = models.client.put(place, json=document, headers={"If-Match": met})
+        assert answer.status_code == 200, answer.text
+
+
+def test_an_alias_that_must_be_new_is_not_moved(models: Modelling, model: str) -> None:
+    place = f"/v1/models/{model}/aliases/prod"
+    fresh = {"If-None-Match": "*"}
+    made = models.client.put(place, json={"version": 1}, headers=fresh)
+    assert made.status_code == 200, made.text
+    again = models.client.put(place, json={"version": 2}, headers=fresh)
+    assert again.status_code == 409
+    assert models.client.get(place).json()["version"] == 1
+    other = models.client.put(
+        place, json={"version": 2}, headers={"If-None-Match": made.headers["etag"]}
+    )
+    assert other.status_code == 400
+
+
 def test_several_aliases_move_together_or_not_at_all(models: Modelling, model: str) -> None:
     models.promote(model, "blue", 1)
     models.promote(model, "green", 2)
