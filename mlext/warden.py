@@ -42,14 +42,18 @@ class Warden:
         by: Author,
     ) -> None:
         """Register a manifest with `io.lading.*` annotations; one that is a version stays it."""
+        rows = cast("ModelsTx", tx)
+        if (known := rows.version_of(repository, stored.digest)) is not None:
+            tag = versions.version_tag(known.number)
+            if not rows.standing(repository, [tag]):
+                # It was deleted: by its number, too, it is there again.
+                tx.move_tag(repository, tag, stored.digest)
+            return
         try:
             asked = annotated(stored.digest, view.annotations)
         except DocumentInvalid as error:
             raise ManifestInvalid(f"this push would register a version: {error.message}") from error
         if asked is None:
-            return
-        rows = cast("ModelsTx", tx)
-        if rows.version_of(repository, stored.digest) is not None:
             return
         act = Act(rows, by)
         act.require(Action.REGISTER, repository)

@@ -114,6 +114,20 @@ def test_a_version_has_a_tag_that_nobody_moves_or_takes(models: Modelling) -> No
     assert models.digest_at(model, "v1") == digest
 
 
+def test_a_version_that_is_pushed_again_has_its_tag_again(models: Modelling) -> None:
+    model = models.name()
+    digest = models.artifact(model)
+    models.register(model, digest)
+    pushed = models.client.get(f"/v2/{model}/manifests/{digest}")
+    form = {"Content-Type": pushed.headers["content-type"]}
+    place = f"/v2/{model}/manifests"
+    assert models.client.delete(f"{place}/{digest}").status_code == 202
+    assert models.digest_at(model, "v1") is None
+    again = models.client.put(f"{place}/again", content=pushed.content, headers=form)
+    assert again.status_code == 201, again.text
+    assert models.digest_at(model, "v1") == digest
+
+
 def test_a_number_whose_tag_stands_elsewhere_is_passed_over(models: Modelling) -> None:
     model = models.name()
     taken = models.artifact(model, "v1")
