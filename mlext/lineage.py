@@ -16,7 +16,10 @@ from ociserver.refs import Digest, shortened
 
 Node = str
 
-_COMMIT = re.compile(r"(?:(?P<where>[^\s@]{1,500})@)?(?P<commit>[0-9a-f]{40}|[0-9a-f]{64})")
+# Before `@` an address has no user but git's: what else is there may be a password.
+_COMMIT = re.compile(
+    r"(?:(?P<where>(?:ssh://)?(?:git@)?[^\s@]{1,500})@)?(?P<commit>[0-9a-f]{40}|[0-9a-f]{64})"
+)
 _DATASET = re.compile(r"[^\s\x00-\x1f@]{1,500}@(?P<version>[^\s\x00-\x1f@]{1,200})")
 _NODE_MAX = 800
 # What names another thing tomorrow, whatever the tool.

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import uuid
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -297,3 +298,21 @@ def test_an_added_edge_is_an_event_of_the_audit_once(tmp_path: Path) -> None:
         **edge,
         "request_id": answers[0].headers["x-request-id"],
     }
+
+
+@pytest.mark.parametrize(
+    ("where", "status"),
+    [
+        ("git@github.com:acme/train@", 200),
+        ("ssh://git@git.example.com/acme/train.git@", 200),
+        ("https://git.example.com/acme/train@", 200),
+        # It would be shown to whoever may pull the model.
+        ("https://user:secret@git.example.com/acme/train@", 400),
+    ],
+)
+def test_a_commit_is_named_with_the_address_that_git_has(
+    models: Modelling, where: str, status: int
+) -> None:
+    place = f"/v1/runs/{uuid.uuid4().hex}"
+    put = models.client.put(place, json={"code_commit": where + "a" * 40})
+    assert put.status_code == status, put.text
