@@ -20,7 +20,7 @@ from mlext import aliases, versions
 from mlext.acts import Act
 from mlext.aliases import Move
 from mlext.ports import ModelsCatalog, ModelsTx
-from mlext.records import AliasMove, Evaluation
+from mlext.records import AliasMove
 from mlext.replay import Standing, move_of, standings
 from ociserver.auth.chain import START as BEGINNING
 from ociserver.auth.chain import Mark, first_break, line
@@ -60,11 +60,7 @@ def moving(moves: list[tuple[str, int, int | None]]) -> Work:
 
 def evaluating(number: int, f1: float) -> Work:
     def work(act: Act, model: RepositoryName) -> None:
-        given = Evaluation(
-            id=uuid.uuid4().hex, number=number, at=act.at, by=act.by.name, dataset="",
-            metrics={"f1": f1},
-        )  # fmt: skip
-        versions.evaluate(act, model, given)
+        versions.evaluate(act, model, number, {"f1": f1}, "")
 
     return work
 
