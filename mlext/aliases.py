@@ -8,7 +8,7 @@ in one transaction. Plain functions of it.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -96,6 +96,11 @@ def pushed_onto(act: Act, model: RepositoryName, tag: Tag, digest: Digest) -> No
         )
     if known is None or known.digest != digest:
         _moved(act, version, tag, known, "pushed")
+
+
+def gated(tx: ModelsTx, model: RepositoryName, tags: Collection[Tag]) -> list[Tag]:
+    """Return those of the tags that a gate is set up for: aliases, moved yet or not."""
+    return [tag for tag in tags if _gates(tx, model, tag)]
 
 
 def _expect(known: Alias | None, asked: Move) -> None:

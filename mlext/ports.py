@@ -89,6 +89,9 @@ class AliasRows(Protocol):
         did so since then.
         """
 
+    def tags_on(self, repository: RepositoryName, digest: Digest) -> Sequence[Tag]:
+        """Return the tags that point at the manifest, by name."""
+
     def has_stood(self, model: RepositoryName, name: Tag, number: int) -> bool:
         """Tell whether the alias ever pointed at the version."""
 

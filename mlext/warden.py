@@ -68,7 +68,10 @@ class Warden:
     def tag_goes(self, tx: CatalogTx, repository: RepositoryName, tag: Tag, by: Author) -> None:  # noqa: ARG002 - nobody may
         """Leave aliases and tags of versions where they are."""
         rows = cast("ModelsTx", tx)
-        if rows.alias(repository, tag) is not None:
+        is_moved = rows.alias(repository, tag) is not None
+        if is_moved or (
+            rows.standing(repository, [tag]) and aliases.gated(rows, repository, [tag])
+        ):
             raise TagProtected(f"{tag} is an alias of {repository}: it is moved, not deleted")
         if (version := versions.version_under(rows, repository, tag)) is not None:
             raise TagProtected(f"{tag} is version {version.number} of {repository}, which stays")
@@ -81,8 +84,15 @@ class Warden:
         by: Author,  # noqa: ARG002 - nobody may
     ) -> None:
         """Keep what an alias points at, or pointed at within its kept history."""
-        since = now() - self._history
-        reasons = cast("ModelsTx", tx).retained(repository, digest, since)
+        rows = cast("ModelsTx", tx)
+        reasons = [
+            *rows.retained(repository, digest, now() - self._history),
+            *(
+                f"{tag} points at it, and has a gate"
+                for tag in aliases.gated(rows, repository, rows.tags_on(repository, digest))
+                if rows.alias(repository, tag) is None
+            ),
+        ]
         if reasons:
             raise Retained(
                 f"{digest} is needed: {'; '.join(reasons)}", detail={"reasons": list(reasons)}

@@ -10,7 +10,7 @@ from sqlalchemy import Row, bindparam, delete, func, insert, select
 from mlext.records import Alias, AliasMove, Approval
 from mlext.storage.schema import alias, alias_move, approval, gate, idempotent_answer
 from ociserver.refs import Digest, RepositoryName, Tag
-from ociserver.storage.schema import manifest, manifest_child
+from ociserver.storage.schema import manifest, manifest_child, tag
 from ociserver.storage.transaction import SqlTransaction, repository_named
 
 # Sentences of one refusal on what is past.
@@ -138,6 +138,15 @@ class AliasSql(SqlTransaction):
                 for row in before
             ),
         ]
+
+    def tags_on(self, repository: RepositoryName, digest: Digest) -> Sequence[Tag]:
+        found = (
+            select(tag.c.name)
+            .where(tag.c.repository_id == repository_named, tag.c.digest == digest)
+            .order_by(tag.c.name)
+        )
+        rows = self._db.execute(found, {"repository": repository})
+        return [Tag(name) for name in rows.scalars()]
 
     def has_stood(self, model: RepositoryName, name: Tag, number: int) -> bool:
         found = _moves.where(alias_move.c.number == number).limit(1)

@@ -12,7 +12,7 @@ from typing import Any
 from mlext.ports import ModelsCatalog, ModelsTx
 from mlext.records import Alias, Approval, Edge, Evaluation, Model, ModelVersion, Run
 from ociserver.refs import RepositoryName, Tag
-from tests.contracts.catalog import Make, digest, told
+from tests.contracts.catalog import Make, digest, put, told
 from tests.mlext.acting import as_models
 
 MODEL, OTHER = RepositoryName("team/a"), RepositoryName("team/b")
@@ -173,7 +173,12 @@ class ModelsContract:
 
     def test_what_aliases_need_is_told_for_as_long_as_it_is_kept(self, make: Make) -> None:
         async def story(catalog: ModelsCatalog) -> None:
-            await catalog.write(lambda tx: moved(tx, 1, 2))
+            def change(tx: ModelsTx) -> None:
+                for number in (1, 2):
+                    put(tx, number, MODEL)
+                moved(tx, 1, 2)
+
+            await catalog.write(change)
 
             def look(tx: ModelsTx) -> None:
                 assert len(tx.retained(MODEL, digest(2), 0.0)) == 1

@@ -102,7 +102,7 @@ def test_a_filter_says(text: str, expected: Expression) -> None:
         ("version = 2147483648", 1, 11, "whole number"),
         ("version like 'a'", 1, 1, "no text"),
         ("created_at > 'yesterday'", 1, 14, "RFC 3339"),
-        ("created_at > '0001-01-01T00:00:00+10:00'", 1, 14, "range"),
+        ("created_at > '0001-01-01T00:00:00+10:00'", 1, 14, "RFC 3339"),
         ("metrics.f1 = 1e999", 1, 14, "too large"),
         ("lineage.parent = 'x'", 1, 1, "base-model"),
         ("lineage.dataset = 'clicks@latest'", 1, 19, "stays"),

@@ -85,3 +85,20 @@ def test_a_push_onto_a_gated_alias_passes_the_gate_or_is_refused(
     # Nothing of it is there, not even the version that it would have been.
     assert models.client.get(f"/v1/models/{model}/versions/3").status_code == 404
     assert models.digest_at(model, "prod") is None
+
+
+def test_a_tag_from_before_its_gate_is_not_taken_away(models: Modelling, model: str) -> None:
+    gate = f"/v1/gates/{model.replace('/', '.')}.later"
+    digest = models.artifact(model, "later")
+    asked = {"model": model, "alias": "later", "approvals": 1}
+    assert models.client.put(gate, json=asked).status_code == 200
+    try:
+        for reference in ("later", digest):
+            refused = models.client.delete(f"/v2/{model}/manifests/{reference}")
+            assert refused.status_code == 409, refused.text
+        assert models.digest_at(model, "later") == digest
+        # Of a tag that is not there nothing is said but that.
+        assert models.client.delete(f"/v2/{model}/manifests/prod").status_code == 404
+    finally:
+        models.client.delete(gate)
+    assert models.client.delete(f"/v2/{model}/manifests/later").status_code == 202
