@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ociserver.auth.principals import ANYONE, Principal
-from ociserver.auth.rules import Rules
+from ociserver.auth.rules import Action, Rules
 from ociserver.auth.tokens import (
     Token,
     TokenInvalid,
@@ -155,7 +155,8 @@ def test_a_token_is_good_until_its_end_and_late_only_where_that_is_asked() -> No
         (["repository:a/b:pull"], {"a/b": {"pull"}}),
         (["repository:a:pull,push repository:b:pull"], {"a": {"pull", "push"}, "b": {"pull"}}),
         (["repository:a:pull", "repository:a:push"], {"a": {"pull", "push"}}),
-        (["repository:a:*"], {"a": {"pull", "push", "delete"}}),
+        (["repository:a:*"], {"a": set(Action)}),
+        (["repository:a:pull,promote"], {"a": {"pull", "promote"}}),
         (["repository:a:fly,pull"], {"a": {"pull"}}),
         (["repository:a:"], {"a": set()}),
         (["repository(plugin):a:pull"], {"a": {"pull"}}),

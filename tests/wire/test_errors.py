@@ -22,7 +22,6 @@ D = digest_of(b"absent")
     "target",
     [
         "/",
-        "/v1/",
         "/v2/a",
         "/v2/a/",
         "/v2/a/b/c",
@@ -52,6 +51,14 @@ def test_a_path_where_nothing_lives(registry: Served, method: str, target: str) 
         answer = connection.ask(request(method, target, "Content-Length: 0"))
         assert_refused(answer, 404, "UNSUPPORTED")
         assert connection.ask(request("GET", "/v2/")).status_code == 200
+
+
+def test_where_no_model_lives_a_problem_document_says_so(registry: Served) -> None:
+    with registry.client() as client:
+        answer = client.get("/v1/")
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["code"] == "route_unknown"
 
 
 ALLOWED = {
