@@ -27,7 +27,8 @@ from ociserver.storage.postgres import _RECORDING, PostgresCatalog, check, migra
 from ociserver.storage.schema import metadata
 from ociserver.storage.sqlite import prepare_catalog
 from tests.contracts.catalog import REPO, V1, Make, digest, move, put, settled, told, until
-from tests.contracts.catalog_access import AccessContract, RawSql, event, refresh, subjects
+from tests.contracts.catalog_access import AccessContract, refresh
+from tests.contracts.catalog_audit import RawSql, event, subjects
 from tests.contracts.catalog_collection import CollectionContract
 from tests.contracts.catalog_sharing import SharedCatalogContract
 from tests.contracts.migrating import holds_it_chained, leave_unchained

@@ -19,7 +19,8 @@ from ociserver.refs import parse_tag
 from ociserver.storage.revisions import REVISION
 from ociserver.storage.sqlite import SqliteCatalog, prepare_catalog
 from tests.contracts.catalog import REPO, Make, begun, digest, put, told
-from tests.contracts.catalog_access import AccessContract, RawSql, event
+from tests.contracts.catalog_access import AccessContract
+from tests.contracts.catalog_audit import RawSql, event
 from tests.contracts.catalog_collection import CollectionContract
 from tests.contracts.catalog_sharing import SharedCatalogContract
 from tests.contracts.migrating import holds_it_chained, leave_unchained
