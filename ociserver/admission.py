@@ -67,34 +67,3 @@ class Admission(Protocol):
         self, tx: CatalogTx, repository: RepositoryName, digest: Digest, by: Author
     ) -> None:
         """Let a manifest be removed with every tag on it, or raise."""
-
-
-class Unconditional:
-    """`Admission` where no extension has a say."""
-
-    def records(self, view: Manifest) -> bool:  # noqa: ARG002 - nothing is
-        """Tell that nothing is."""
-        return False
-
-    def pushed(
-        self,
-        tx: CatalogTx,
-        repository: RepositoryName,
-        stored: StoredManifest,
-        view: Manifest,
-        by: Author,
-    ) -> None:
-        """Take no note."""
-
-    def tag_moves(
-        self, tx: CatalogTx, repository: RepositoryName, tag: Tag, digest: Digest, by: Author
-    ) -> None:
-        """Let it."""
-
-    def tag_goes(self, tx: CatalogTx, repository: RepositoryName, tag: Tag, by: Author) -> None:
-        """Let it."""
-
-    def manifest_goes(
-        self, tx: CatalogTx, repository: RepositoryName, digest: Digest, by: Author
-    ) -> None:
-        """Let it."""

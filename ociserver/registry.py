@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from ociserver.admission import Admission, Author, Unconditional
+from ociserver.admission import Admission, Author
 from ociserver.content import parse_manifest
 from ociserver.errors import (
     BlobDamaged,
@@ -223,12 +223,10 @@ class Pushed:
 class RegistryWriter:
     """What a push or a delete needs, blobs' bytes aside."""
 
-    def __init__(
-        self, catalog: Catalog, *, accept_sparse: bool, admission: Admission | None = None
-    ) -> None:
+    def __init__(self, catalog: Catalog, *, accept_sparse: bool, admission: Admission) -> None:
         self._catalog = catalog
         self._accept_sparse = accept_sparse
-        self._admission = admission or Unconditional()
+        self._admission = admission
 
     async def put_manifest(  # noqa: PLR0913 - a push and who makes it
         self,
