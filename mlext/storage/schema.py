@@ -13,17 +13,11 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    String,
     Table,
     UniqueConstraint,
 )
 
-from ociserver.storage.schema import metadata
-
-
-def _text() -> String:
-    return String().with_variant(String(collation="C"), "postgresql")
-
+from ociserver.storage.schema import metadata, text
 
 model = Table(
     "model",
@@ -31,12 +25,12 @@ model = Table(
     Column("repository_id", ForeignKey("repository.id"), primary_key=True),
     # The highest number ever given, so that none is given twice.
     Column("last_number", Integer, nullable=False),
-    Column("owner", _text(), nullable=False, server_default=""),
-    Column("task", _text(), nullable=False, server_default=""),
-    Column("description", _text(), nullable=False, server_default=""),
+    Column("owner", text(), nullable=False, server_default=""),
+    Column("task", text(), nullable=False, server_default=""),
+    Column("description", text(), nullable=False, server_default=""),
     Column("created_at", Float, nullable=False),
     Column("updated_at", Float, nullable=False),
-    Column("updated_by", _text(), nullable=False),
+    Column("updated_by", text(), nullable=False),
 )
 
 # `body` is the version as the wire shows it, written once: nothing of a version ever changes.
@@ -45,12 +39,12 @@ model_version = Table(
     metadata,
     Column("repository_id", ForeignKey("repository.id"), primary_key=True),
     Column("number", Integer, primary_key=True),
-    Column("id", _text(), nullable=False, unique=True),
-    Column("digest", _text(), nullable=False),
-    Column("framework", _text(), nullable=False),
-    Column("run", _text(), nullable=False, index=True),
+    Column("id", text(), nullable=False, unique=True),
+    Column("digest", text(), nullable=False),
+    Column("framework", text(), nullable=False),
+    Column("run", text(), nullable=False, index=True),
     Column("created_at", Float, nullable=False),
-    Column("created_by", _text(), nullable=False),
+    Column("created_by", text(), nullable=False),
     Column("body", LargeBinary, nullable=False),
     UniqueConstraint("repository_id", "digest"),
 )
@@ -71,10 +65,10 @@ version_value = Table(
     metadata,
     Column("repository_id", ForeignKey("repository.id"), primary_key=True),
     Column("number", Integer, primary_key=True),
-    Column("kind", _text(), primary_key=True),
-    Column("key", _text(), primary_key=True),
+    Column("kind", text(), primary_key=True),
+    Column("key", text(), primary_key=True),
     Column("number_value", Float),
-    Column("text_value", _text(), nullable=False),
+    Column("text_value", text(), nullable=False),
 )
 Index(
     "version_value_by_number",
@@ -96,12 +90,12 @@ Index(
 evaluation = Table(
     "evaluation",
     metadata,
-    Column("id", _text(), primary_key=True),
+    Column("id", text(), primary_key=True),
     Column("repository_id", ForeignKey("repository.id"), nullable=False),
     Column("number", Integer, nullable=False),
     Column("at", Float, nullable=False),
-    Column("by", _text(), nullable=False),
-    Column("dataset", _text(), nullable=False),
+    Column("by", text(), nullable=False),
+    Column("dataset", text(), nullable=False),
     Column("metrics", LargeBinary, nullable=False),
 )
 Index("evaluation_by_version", evaluation.c.repository_id, evaluation.c.number, evaluation.c.at)
@@ -110,8 +104,8 @@ Index("evaluation_by_version", evaluation.c.repository_id, evaluation.c.number, 
 run = Table(
     "run",
     metadata,
-    Column("id", _text(), primary_key=True),
-    Column("created_by", _text(), nullable=False),
+    Column("id", text(), primary_key=True),
+    Column("created_by", text(), nullable=False),
     Column("created_at", Float, nullable=False),
     Column("finished_at", Float),
     Column("body", LargeBinary, nullable=False),
@@ -123,12 +117,12 @@ run = Table(
 edge = Table(
     "edge",
     metadata,
-    Column("source", _text(), primary_key=True),
-    Column("kind", _text(), primary_key=True),
-    Column("target", _text(), primary_key=True),
-    Column("model", _text(), primary_key=True),
+    Column("source", text(), primary_key=True),
+    Column("kind", text(), primary_key=True),
+    Column("target", text(), primary_key=True),
+    Column("model", text(), primary_key=True),
     Column("at", Float, nullable=False),
-    Column("by", _text(), nullable=False),
+    Column("by", text(), nullable=False),
 )
 Index("edge_by_target", edge.c.target, edge.c.model, edge.c.source)
 
@@ -137,13 +131,13 @@ alias = Table(
     "alias",
     metadata,
     Column("repository_id", ForeignKey("repository.id"), primary_key=True),
-    Column("name", _text(), primary_key=True),
+    Column("name", text(), primary_key=True),
     Column("number", Integer, nullable=False),
-    Column("digest", _text(), nullable=False),
+    Column("digest", text(), nullable=False),
     Column("moves", Integer, nullable=False),
     Column("updated_at", Float, nullable=False),
-    Column("updated_by", _text(), nullable=False),
-    Column("reason", _text(), nullable=False),
+    Column("updated_by", text(), nullable=False),
+    Column("reason", text(), nullable=False),
 )
 Index("alias_by_version", alias.c.repository_id, alias.c.number)
 Index("alias_by_name", alias.c.name, alias.c.repository_id, alias.c.number)
@@ -153,14 +147,14 @@ alias_move = Table(
     "alias_move",
     metadata,
     Column("repository_id", ForeignKey("repository.id"), primary_key=True),
-    Column("name", _text(), primary_key=True),
+    Column("name", text(), primary_key=True),
     Column("move", Integer, primary_key=True),
     Column("at", Float, nullable=False),
-    Column("by", _text(), nullable=False),
-    Column("reason", _text(), nullable=False),
+    Column("by", text(), nullable=False),
+    Column("reason", text(), nullable=False),
     Column("from_number", Integer),
     Column("number", Integer, nullable=False),
-    Column("digest", _text(), nullable=False),
+    Column("digest", text(), nullable=False),
 )
 Index("alias_move_by_time", alias_move.c.repository_id, alias_move.c.name, alias_move.c.at)
 
@@ -168,10 +162,10 @@ Index("alias_move_by_time", alias_move.c.repository_id, alias_move.c.name, alias
 gate = Table(
     "gate",
     metadata,
-    Column("id", _text(), primary_key=True),
+    Column("id", text(), primary_key=True),
     Column("body", LargeBinary, nullable=False),
     Column("updated_at", Float, nullable=False),
-    Column("updated_by", _text(), nullable=False),
+    Column("updated_by", text(), nullable=False),
 )
 
 approval = Table(
@@ -179,10 +173,10 @@ approval = Table(
     metadata,
     Column("repository_id", ForeignKey("repository.id"), primary_key=True),
     Column("number", Integer, primary_key=True),
-    Column("alias", _text(), primary_key=True),
-    Column("by", _text(), primary_key=True),
+    Column("alias", text(), primary_key=True),
+    Column("by", text(), primary_key=True),
     Column("at", Float, nullable=False),
-    Column("comment", _text(), nullable=False),
+    Column("comment", text(), nullable=False),
 )
 
 # Random bytes that all workers of all replicas share, each made once for its own use. What was
@@ -190,7 +184,7 @@ approval = Table(
 secret = Table(
     "secret",
     metadata,
-    Column("name", _text(), primary_key=True),
+    Column("name", text(), primary_key=True),
     Column("value", LargeBinary, nullable=False),
 )
 
@@ -198,9 +192,9 @@ secret = Table(
 idempotent_answer = Table(
     "idempotent_answer",
     metadata,
-    Column("by", _text(), primary_key=True),
-    Column("key", _text(), primary_key=True),
-    Column("request", _text(), nullable=False),
+    Column("by", text(), primary_key=True),
+    Column("key", text(), primary_key=True),
+    Column("request", text(), nullable=False),
     Column("answer", LargeBinary, nullable=False),
     Column("at", Float, nullable=False, index=True),
 )

@@ -23,7 +23,8 @@ from sqlalchemy import (
 metadata = MetaData()
 
 
-def _text() -> String:
+def text() -> String:
+    """Return the type of a text that sorts by byte, on either database."""
     return String().with_variant(String(collation="C"), "postgresql")
 
 
@@ -31,7 +32,7 @@ repository = Table(
     "repository",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("name", _text(), nullable=False, unique=True),
+    Column("name", text(), nullable=False, unique=True),
 )
 
 # An object of the blob store that is whole and hashed. The row is the commit.
@@ -39,7 +40,7 @@ blob = Table(
     "blob",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("key", _text(), nullable=False, unique=True),
+    Column("key", text(), nullable=False, unique=True),
     Column("size", BigInteger, nullable=False),
     Column("created_at", Float, nullable=False),
     # When its bytes were last hashed, and when they were found to be other bytes, or gone.
@@ -50,7 +51,7 @@ blob = Table(
 blob_digest = Table(
     "blob_digest",
     metadata,
-    Column("digest", _text(), primary_key=True),
+    Column("digest", text(), primary_key=True),
     Column("blob_id", ForeignKey("blob.id"), nullable=False, index=True),
 )
 
@@ -68,10 +69,10 @@ manifest = Table(
     "manifest",
     metadata,
     Column("repository_id", ForeignKey("repository.id"), primary_key=True),
-    Column("digest", _text(), primary_key=True),
-    Column("media_type", _text(), nullable=False),
-    Column("artifact_type", _text()),
-    Column("subject", _text()),
+    Column("digest", text(), primary_key=True),
+    Column("media_type", text(), nullable=False),
+    Column("artifact_type", text()),
+    Column("subject", text()),
     Column("created_at", Float, nullable=False),
     # When it was last pushed, or lost a tag: the age of an untagged one counts from then.
     Column("touched_at", Float, nullable=False, server_default="0"),
@@ -85,8 +86,8 @@ manifest_child = Table(
     "manifest_child",
     metadata,
     Column("repository_id", ForeignKey("repository.id"), primary_key=True),
-    Column("parent", _text(), primary_key=True),
-    Column("child", _text(), primary_key=True),
+    Column("parent", text(), primary_key=True),
+    Column("child", text(), primary_key=True),
 )
 # The parent is in it so that SQLite's planner prefers it to the primary key, which finds only the
 # repository: every edge of it would be read.
@@ -101,8 +102,8 @@ tag = Table(
     "tag",
     metadata,
     Column("repository_id", ForeignKey("repository.id"), primary_key=True),
-    Column("name", _text(), primary_key=True),
-    Column("digest", _text(), nullable=False),
+    Column("name", text(), primary_key=True),
+    Column("digest", text(), nullable=False),
     Column("updated_at", Float, nullable=False),
 )
 Index("tag_by_digest", tag.c.repository_id, tag.c.digest)
@@ -112,17 +113,17 @@ pin = Table(
     "pin",
     metadata,
     Column("repository_id", ForeignKey("repository.id"), primary_key=True),
-    Column("digest", _text(), primary_key=True),
-    Column("owner", _text(), primary_key=True),
+    Column("digest", text(), primary_key=True),
+    Column("owner", text(), primary_key=True),
 )
 
 upload = Table(
     "upload",
     metadata,
-    Column("id", _text(), primary_key=True),
-    Column("repository", _text(), nullable=False),
-    Column("algorithm", _text(), nullable=False),
-    Column("owner", _text(), nullable=False, server_default="anyone"),
+    Column("id", text(), primary_key=True),
+    Column("repository", text(), nullable=False),
+    Column("algorithm", text(), nullable=False),
+    Column("owner", text(), nullable=False, server_default="anyone"),
     Column("offset", BigInteger, nullable=False),
     Column("hash_state", LargeBinary),
     # What the blob store needs to go on with the object: multipart upload, parts, tail.
@@ -136,7 +137,7 @@ upload = Table(
 discarded = Table(
     "discarded",
     metadata,
-    Column("key", _text(), primary_key=True),
+    Column("key", text(), primary_key=True),
     Column("since", Float, nullable=False),
     Column("store_state", LargeBinary),
 )
@@ -145,8 +146,8 @@ discarded = Table(
 lease = Table(
     "lease",
     metadata,
-    Column("name", _text(), primary_key=True),
-    Column("owner", _text(), nullable=False),
+    Column("name", text(), primary_key=True),
+    Column("owner", text(), nullable=False),
     Column("until", Float, nullable=False),
 )
 
@@ -154,9 +155,9 @@ lease = Table(
 principal = Table(
     "principal",
     metadata,
-    Column("name", _text(), primary_key=True),
-    Column("kind", _text(), nullable=False),
-    Column("groups", _text(), nullable=False),
+    Column("name", text(), primary_key=True),
+    Column("kind", text(), nullable=False),
+    Column("groups", text(), nullable=False),
     Column("created_at", Float, nullable=False),
     Column("disabled_at", Float, index=True),
     # What was issued to it before then counts no more.
@@ -166,9 +167,9 @@ principal = Table(
 credential = Table(
     "credential",
     metadata,
-    Column("id", _text(), primary_key=True),
+    Column("id", text(), primary_key=True),
     Column("principal", ForeignKey("principal.name"), nullable=False, index=True),
-    Column("hash", _text(), nullable=False),
+    Column("hash", text(), nullable=False),
     Column("ends_at", Float),
 )
 
@@ -177,7 +178,7 @@ signing_key = Table(
     "signing_key",
     metadata,
     Column("number", Integer, primary_key=True),
-    Column("id", _text(), nullable=False, unique=True),
+    Column("id", text(), nullable=False, unique=True),
     Column("private", LargeBinary, nullable=False),
     Column("signs_from", Float, nullable=False),
 )
@@ -185,9 +186,9 @@ signing_key = Table(
 refresh_token = Table(
     "refresh_token",
     metadata,
-    Column("hash", _text(), primary_key=True),
-    Column("family", _text(), nullable=False, index=True),
-    Column("principal", _text(), nullable=False),
+    Column("hash", text(), primary_key=True),
+    Column("family", text(), nullable=False, index=True),
+    Column("principal", text(), nullable=False),
     Column("issued_at", Float, nullable=False),
     Column("ends_at", Float, nullable=False, index=True),
     Column("replaced_at", Float),
@@ -205,10 +206,10 @@ audit_event = Table(
         autoincrement=False,
     ),
     Column("at", Float, nullable=False),
-    Column("actor", _text(), nullable=False),
-    Column("action", _text(), nullable=False),
-    Column("subject", _text(), nullable=False),
-    Column("outcome", _text(), nullable=False),
-    Column("detail", _text(), nullable=False),
-    Column("hash", _text(), nullable=False),
+    Column("actor", text(), nullable=False),
+    Column("action", text(), nullable=False),
+    Column("subject", text(), nullable=False),
+    Column("outcome", text(), nullable=False),
+    Column("detail", text(), nullable=False),
+    Column("hash", text(), nullable=False),
 )
