@@ -20,11 +20,11 @@ from sqlalchemy.exc import DBAPIError
 from mlext.errors import SearchSlow
 from mlext.filters import Comparison, Expression, Operator
 from mlext.pages import MODEL, Found, Page, Position, Query, columns
-from mlext.records import ModelVersion
 from mlext.storage.matching import KINDS, keys_of
 from mlext.storage.ordering import BETWEEN, WITHIN, Scope, Selection, conjuncts
 from mlext.storage.schema import model
-from ociserver.refs import Digest, RepositoryName, Tag
+from mlext.storage.versions import as_version
+from ociserver.refs import RepositoryName, Tag
 from ociserver.storage.schema import repository
 from ociserver.storage.transaction import SqlTransaction, known_repository
 
@@ -175,20 +175,9 @@ def _as_found(row: Row[Any], width: int) -> Found:
     measured = sorted(each.split(WITHIN) for each in (row.metrics or "").split(BETWEEN) if each)
     # One text is read faster than one for each.
     numbers = json.loads(f"[{','.join(value for _, value in measured)}]")
-    name = RepositoryName(row.name)
     return Found(
-        version=ModelVersion(
-            model=name,
-            number=row.number,
-            id=row.id,
-            digest=Digest(row.digest),
-            framework=row.framework,
-            run_id=row.run,
-            created_at=row.created_at,
-            created_by=row.created_by,
-            body=row.body,
-        ),
+        version=as_version(row),
         aliases=tuple(Tag(each) for each in sorted((row.aliases or "").split(BETWEEN)) if each),
         metrics=dict(zip((key for key, _ in measured), numbers, strict=True)),
-        position=Position(tuple(row[:width]), name, row.number),
+        position=Position(tuple(row[:width]), RepositoryName(row.name), row.number),
     )

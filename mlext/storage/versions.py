@@ -22,9 +22,14 @@ _model = (
     .join(repository, repository.c.id == model.c.repository_id)
     .order_by(repository.c.name)
 )
-_version = select(model_version, repository.c.name).join(
-    repository, repository.c.id == model_version.c.repository_id
+_version = (
+    select(model_version, repository.c.name)
+    .join(repository, repository.c.id == model_version.c.repository_id)
+    .where(repository.c.name == bindparam("model"))
 )
+# Built once: every push of a manifest asks whether it is a version.
+_version_numbered = _version.where(model_version.c.number == bindparam("number"))
+_version_of = _version.where(model_version.c.digest == bindparam("digest"))
 _new_version = insert(model_version)
 _new_evaluation = insert(evaluation)
 _numbered = (
@@ -119,15 +124,14 @@ class VersionSql(SqlTransaction):
         self._put(version_value, rows)
 
     def version(self, name: RepositoryName, number: int) -> ModelVersion | None:
-        return self._one(_version.where(model_version.c.number == number), name)
+        return self._one(_version_numbered, {"model": name, "number": number})
 
     def version_of(self, name: RepositoryName, digest: Digest) -> ModelVersion | None:
-        return self._one(_version.where(model_version.c.digest == digest), name)
+        return self._one(_version_of, {"model": name, "digest": digest})
 
-    def _one(self, statement: Select[Any], name: RepositoryName) -> ModelVersion | None:
-        of_model = statement.where(model_version.c.repository_id == repository_named)
-        row = self._db.execute(of_model, {"repository": name}).one_or_none()
-        return _as_version(row) if row else None
+    def _one(self, statement: Select[Any], where: dict[str, Any]) -> ModelVersion | None:
+        row = self._db.execute(statement, where).one_or_none()
+        return as_version(row) if row else None
 
     def standing(self, name: RepositoryName, tags: Collection[str]) -> Mapping[str, Digest]:
         found = select(tag.c.name, tag.c.digest).where(
@@ -194,7 +198,8 @@ def _as_model(row: Row[Any]) -> Model:
     )
 
 
-def _as_version(row: Row[Any]) -> ModelVersion:
+def as_version(row: Row[Any]) -> ModelVersion:
+    """Return the version of a row with its columns and its model's name."""
     return ModelVersion(
         model=RepositoryName(row.name),
         number=row.number,
