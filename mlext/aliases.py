@@ -100,7 +100,8 @@ def pushed_onto(act: Act, model: RepositoryName, tag: Tag, digest: Digest) -> No
 
 def gated(tx: ModelsTx, model: RepositoryName, tags: Collection[Tag]) -> list[Tag]:
     """Return those of the tags that a gate is set up for: aliases, moved yet or not."""
-    return [tag for tag in tags if _gates(tx, model, tag)]
+    every = _every_gate(tx)
+    return [tag for tag in tags if any(each.is_for(model, tag) for each in every)]
 
 
 def _expect(known: Alias | None, asked: Move) -> None:
@@ -176,7 +177,11 @@ def _facts(tx: ModelsTx, version: ModelVersion, name: Tag, by: Author, now: floa
 
 
 def _gates(tx: ModelsTx, model: RepositoryName, name: Tag) -> list[Gate]:
-    return [each for each in map(_kept_gate, tx.gates().values()) if each.is_for(model, name)]
+    return [each for each in _every_gate(tx) if each.is_for(model, name)]
+
+
+def _every_gate(tx: ModelsTx) -> list[Gate]:
+    return [_kept_gate(body) for body in tx.gates().values()]
 
 
 @lru_cache(maxsize=GATES_MAX)

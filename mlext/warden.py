@@ -85,13 +85,9 @@ class Warden:
     ) -> None:
         """Keep what an alias points at, or pointed at within its kept history."""
         rows = cast("ModelsTx", tx)
-        reasons = [
-            *rows.retained(repository, digest, now() - self._history),
-            *(
-                f"{tag} points at it, and has a gate"
-                for tag in aliases.gated(rows, repository, rows.tags_on(repository, digest))
-                if rows.alias(repository, tag) is None
-            ),
+        reasons = rows.retained(repository, digest, now() - self._history) or [
+            f"{tag} points at it, and has a gate"
+            for tag in aliases.gated(rows, repository, rows.tags_on(repository, digest))
         ]
         if reasons:
             raise Retained(
