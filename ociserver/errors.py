@@ -186,5 +186,9 @@ class BlobDamaged(Unavailable):
     """The store itself says that it has no such object, or one of another size: no outage."""
 
 
+class Fault(LadingError):
+    """The registry itself is wrong somewhere: its log has the exception."""
+
+
 class ClientGone(Exception):
     """The client left before its request was whole. Nobody is there to be answered."""

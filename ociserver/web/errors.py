@@ -54,6 +54,7 @@ WIRE: dict[type[LadingError], tuple[int, str]] = {
     errors.StorageFull: (507, "DENIED"),
     errors.Unavailable: (503, "TOOMANYREQUESTS"),
     errors.BlobDamaged: (503, "TOOMANYREQUESTS"),
+    errors.Fault: (500, "UNKNOWN"),
 }
 
 _RETRY_AFTER_SECONDS = 5

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ociserver.errors import BodySlow, BodyTooLarge, ClientGone, LadingError, RouteUnknown
+from ociserver.errors import BodySlow, BodyTooLarge, ClientGone, Fault, LadingError, RouteUnknown
 from ociserver.rendered import Rendered
-from ociserver.web.errors import answer_to, envelope
+from ociserver.web.errors import Headers, answer_to
 from ociserver.web.guard import Guard
 from ociserver.web.headers import is_unchanged
 from ociserver.web.observe import AccessLog, Metrics
@@ -157,12 +157,13 @@ class FrontDoor:
             log.exception("fault", extra={"fields": {"request_id": exchange.id}})
             if exchange.status:
                 raise
-            await _send_fault(exchange.id, send)
+            fault = Fault(f"the registry failed; its log names this request {exchange.id}")
+            await _send(answer_to(fault, scope, self._guard.realm.challenge), send)
 
     async def _refuse(
         self, error: LadingError, scope: Scope, send: Send, exchange: _Exchange
     ) -> None:
-        status, headers, body = answer_to(error, scope, self._guard.realm.challenge)
+        answer = status, _, _ = answer_to(error, scope, self._guard.realm.challenge)
         if (limit := _BODY_LIMITS.get(type(error))) is not None:
             self._metrics.refused(limit)
         if status >= _SERVER_FAULT:
@@ -171,8 +172,7 @@ class FrontDoor:
         if exchange.status:
             # The answer has begun: only closing the connection tells that it is not whole.
             raise error
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await _send(answer, send)
 
     def _record(self, scope: Scope, exchange: _Exchange, seconds: float) -> None:
         status = exchange.status if exchange.whole else _LEFT
@@ -191,10 +191,9 @@ class FrontDoor:
             )
 
 
-async def _send_fault(request_id: str, send: Send) -> None:
-    body = envelope("UNKNOWN", f"the registry failed; its log names this request {request_id}")
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": _SERVER_FAULT, "headers": headers})
+async def _send(answer: tuple[int, Headers, bytes], send: Send) -> None:
+    status, headers, body = answer
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
