@@ -17,7 +17,7 @@ from ociserver import access
 from ociserver.storage.postgres import migrate
 from tests.access import RULES, Guarded, run
 from tests.postgres import PostgresServer
-from tests.serving import push_blob
+from tests.serving import digest_of, push_blob
 from tests.wire.build import image, put_manifest
 from tests.wire.raw import eventually
 
@@ -165,6 +165,27 @@ def test_a_rule_file_is_its_replica_s_alone(pair: Pair) -> None:
     finally:
         first.change_rules(RULES)
     assert statuses(pair, headers=bob) == {200}
+
+
+def test_what_may_not_be_known_is_refused_before_anything_is_looked_up(
+    pair: Pair, postgres: PostgresServer
+) -> None:
+    # It takes as long for what is there as for what is not: nobody has asked which it is.
+    first = pair[0]
+    digest = digest_of(b"config")
+    places = ("manifests/v1", f"manifests/{digest}", f"blobs/{digest}", "tags/list",
+              f"referrers/{digest}")  # fmt: skip
+    stranger = first.bearer(None)
+    with first.client() as client, postgres.hanging():
+        client.headers.update(stranger)
+        client.timeout = httpx.Timeout(5)
+        for place in places:
+            there = client.get(f"/v2/team/a/{place}")
+            absent = client.get(f"/v2/team/b/{place}")
+            assert (there.status_code, absent.status_code) == (401, 401)
+            assert len(there.content) == len(absent.content)
+        mount = f"/v2/team/a/blobs/uploads/?mount={digest}&from=team/a"
+        assert client.post(mount).status_code == 401
 
 
 def test_both_write_to_one_audit(pair: Pair, postgres: PostgresServer) -> None:
