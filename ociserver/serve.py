@@ -107,9 +107,9 @@ def _greet(settings: Settings, listener: socket.socket) -> None:
         f"  blobs    {place(settings.blobs)}\n"
         f"  access   {_access(settings)}\n"
         "Try, in another terminal:\n"
-        f"  oras push {plain}{address}/demo/model:v1 ./my-model\n"
+        f"  oras push {plain}{address}/demo/model:first ./my-model\n"
         f"  oras repo tags {plain}{address}/demo/model\n"
-        f"  oras pull {plain}{address}/demo/model:v1 --output ./pulled\n"
+        f"  oras pull {plain}{address}/demo/model:first --output ./pulled\n"
     )
     sys.stdout.flush()
 
