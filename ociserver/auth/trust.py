@@ -33,8 +33,10 @@ log = logging.getLogger("lading.auth")
 
 # A new key is shown before it signs: whoever checks tokens offline reads the keys now and then.
 _ANNOUNCED_SECONDS = 600.0
-# A token of a key that we do not know makes us look again, but not more often.
+# A token of a key that we do not know makes us look again, but not more often; where something was
+# changed since, not more often than this.
 _LOOK_AGAIN_SECONDS = 1.0
+_NEWS_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,7 @@ class Trust:
         self._lifetimes = lifetimes
         self._generation: int | None = None
         self._looked_at = 0.0
+        self._looked_for: int | None = None
         self._again: asyncio.Future[None] | None = None
         self._keys: dict[str, SigningKey] = {}
         self._private: dict[str, Any] = {}
@@ -111,14 +114,22 @@ class Trust:
         """Learn what there is, though no news came; for all who ask in the same second, once.
 
         Anybody can send a token of a key that we do not know: a flood of them must not become one
-        of reads, least of all while the catalog is slow to answer. Raises Unavailable.
+        of reads, least of all while the catalog is slow to answer. What changed since is looked
+        for all the same: it may be that key. Raises Unavailable.
         """
-        now = time.monotonic()
-        due = now - self._looked_at >= _LOOK_AGAIN_SECONDS
-        if self._again is None or (due and self._again.done()):
-            self._looked_at = now
-            self._again = asyncio.ensure_future(self._learn())
+        if self._again is None or self._again.done():
+            generation, now = self._catalog.generation(ACCESS), time.monotonic()
+            is_news = generation not in (self._looked_for, self._generation)
+            pause = _NEWS_SECONDS if is_news else _LOOK_AGAIN_SECONDS
+            wait = max(self._looked_at + pause - now, 0.0)
+            if self._again is None or is_news or not wait:
+                self._looked_at, self._looked_for = now + wait, generation
+                self._again = asyncio.ensure_future(self._learn_after(wait))
         await asyncio.shield(self._again)
+
+    async def _learn_after(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        await self._learn()
 
     async def _learn(self) -> None:
         generation = self._catalog.generation(ACCESS)

@@ -12,6 +12,7 @@ from ociserver.auth.principals import ANYONE
 from ociserver.auth.tokens import Token, TokenInvalid
 from ociserver.auth.trust import Lifetimes, Trust, rotate
 from ociserver.ports import CatalogTx
+from ociserver.refs import RepositoryName
 from ociserver.storage.sqlite import SqliteCatalog
 
 T = TypeVar("T")
@@ -53,6 +54,49 @@ def test_a_flood_of_unknown_tokens_is_one_look_a_second(tmp_path: Path) -> None:
             await asyncio.sleep(1.1)
             await asyncio.gather(*(trust.look_again() for _ in range(100)))
             assert catalog.reads - before == 2
+        finally:
+            await catalog.aclose()
+
+    asyncio.run(story())
+
+
+def test_a_key_is_known_at_once_however_lately_we_looked(tmp_path: Path) -> None:
+    async def story() -> None:
+        catalog = Counting(tmp_path / "catalog.db")
+        try:
+            one, other = trust_in(catalog), trust_in(catalog)
+            for _ in range(3):
+                await one.look_again()
+                assert await rotate(catalog, time.time())
+                await other.look()
+                text = other.issue(token())
+                before = catalog.reads
+                await asyncio.gather(*(one.look_again() for _ in range(20)))
+                assert one.judged(text).principal == ANYONE
+                assert catalog.reads - before == 1
+        finally:
+            await catalog.aclose()
+
+    asyncio.run(story())
+
+
+def test_without_news_a_flood_of_unknown_tokens_is_few_looks(tmp_path: Path) -> None:
+    class Deaf(Counting):
+        """As while nobody can tell what others changed: every answer differs."""
+
+        answers = 0
+
+        def generation(self, repository: RepositoryName) -> int:
+            self.answers -= 1
+            return self.answers
+
+    async def story() -> None:
+        catalog = Deaf(tmp_path / "catalog.db")
+        try:
+            trust = trust_in(catalog)
+            for _ in range(3):
+                await asyncio.gather(*(trust.look_again() for _ in range(100)))
+            assert catalog.reads == 3
         finally:
             await catalog.aclose()
 
