@@ -265,6 +265,6 @@ def test_what_was_done_is_in_an_audit_that_is_whole(
     assert "missing" in verify.refused("audit", "verify", kept)
     # Nothing in what is left tells that the end was cut off: only who kept the head sees it.
     kept.write_bytes(b"".join(lines[:-1]))
-    verify.refused("audit", "verify", "--head", head, kept)
+    assert "ends too soon" in verify.refused("audit", "verify", "--head", head, kept)
     kept.write_bytes(b"".join(lines).replace(b"user:carol", b"user:caroI"))
     assert "was changed" in verify.refused("audit", "verify", kept)
