@@ -163,7 +163,7 @@ class Client:
 
     def _unique(self) -> dict[str, str]:
         self._count += 1
-        return {"io.lading.soak": f"{self._repositories[0]} {self._count}"}
+        return {"com.example.soak": f"{self._repositories[0]} {self._count}"}
 
     def _new_image(self, repository: str, subject: dict[str, object] | None = None) -> Pushed:
         layers = [self._random.randbytes(self._random.choice([30, 900, 5000]))]
