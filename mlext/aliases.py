@@ -158,7 +158,7 @@ def verdict_on(tx: ModelsTx, version: ModelVersion, name: Tag, by: Author, now: 
 
 def _facts(tx: ModelsTx, version: ModelVersion, name: Tag, by: Author, now: float) -> Facts:
     evaluations = tx.evaluations(version.model, version.number)
-    run = tx.run(version.run_id) if version.run_id else None
+    run = tx.run_of(version.model, version.number) if version.run_id else None
     stints = tx.stints(version.model, version.number)
     return Facts(
         model=version.model,

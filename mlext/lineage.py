@@ -131,12 +131,15 @@ _OF_RUN = {"dataset_version": "dataset", "code_commit": "code", "container_image
 def gaps(version: ModelVersion, run: Run | None) -> list[str]:
     """Return sentences on what is missing of the version's lineage; none where it is complete.
 
-    Complete is: a run that has finished, and says from which dataset, code and image.
+    Complete is: a run that has finished, and says from which dataset, code and image. `run` is the
+    one that the version is of, None where there is none of that name or it is not the version's.
     """
     if not version.run_id:
         return [f"version {version.number} names no run"]
     if run is None:
-        return [f"nothing is known of run {version.run_id}"]
+        # One sentence for both: who may know the version need not know of the run.
+        late = f"it was put by somebody else, after version {version.number} had named it"
+        return [f"nothing is known of run {version.run_id}, or {late}"]
     missing = [key for key in _OF_RUN if not run.body.get(key)]
     said = [f"run {run.id} does not say its {key}" for key in missing]
     return said if run.finished_at is not None else [*said, f"run {run.id} has not finished"]

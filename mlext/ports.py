@@ -134,8 +134,18 @@ class LineageRows(Protocol):
     def put_run(self, run: Run) -> None:
         """Record the run as it is now."""
 
+    def run_of(self, model: RepositoryName, number: int) -> Run | None:
+        """Return the run that the version is of: the one that it names, if whoever registered it
+        put that run, or it was registered after the run was put.
+
+        All that follows knows a run's versions by this.
+        """
+
+    def last_naming(self, run_id: str, besides: str) -> float | None:
+        """Return when somebody else last registered a version that names the run."""
+
     def models_of_run(self, run_id: str) -> Sequence[RepositoryName]:
-        """Return models with a version that the run made, 1,000 at most."""
+        """Return models with a version of the run, 1,000 at most."""
 
     def put_edges(
         self, source: str, edges: Sequence[tuple[str, str]], model: str, by: str, now: float
@@ -192,7 +202,7 @@ class LineageRows(Protocol):
     def known_runs(
         self, runs: Collection[str], models: Collection[RepositoryName], by: str
     ) -> set[str]:
-        """Return which of these exist, and `by` put or a version of these models is of."""
+        """Return which of these exist, and `by` put or these models have a version of."""
 
 
 class DownloadRows(Protocol):

@@ -25,6 +25,8 @@ from mlext.records import (
     Run,
     rfc3339,
 )
+from ociserver.admission import Author
+from ociserver.auth.rules import Action
 from ociserver.content import Manifest, parse_manifest
 from ociserver.errors import Denied, ManifestBlobUnknown, ManifestUnknown
 from ociserver.refs import RepositoryName, Tag
@@ -56,7 +58,8 @@ def version_under(tx: ModelsTx, model: RepositoryName, tag: Tag) -> ModelVersion
 def register(act: Act, model: RepositoryName, asked: Registration) -> ModelVersion:
     """Make the artifact the model's next version, with its tag, its lineage and its event.
 
-    Raises ManifestUnknown, ManifestBlobUnknown, VersionExists, RunFrozen.
+    Raises ManifestUnknown, ManifestBlobUnknown, VersionExists, Denied where its run is not theirs
+    to name.
     """
     tx = act.tx
     stored = tx.manifest(model, asked.digest)
@@ -74,6 +77,7 @@ def register(act: Act, model: RepositoryName, asked: Registration) -> ModelVersi
             f"{model} lacks {len(missing)} of what the manifest names: push it first",
             detail=[{"digest": each} for each in missing],
         )
+    act = _naming(act, asked.run_id)
     of = tx.model(model) or _new_model(act, model)
     number = _next_number(tx, model, asked, of.last_number)
     version = _made(act, model, number, asked, view)
@@ -88,6 +92,31 @@ def register(act: Act, model: RepositoryName, asked: Registration) -> ModelVersi
     said = {"version": number, "version_id": version.id, "digest": asked.digest}
     act.note("register", model, {**said, "run_id": asked.run_id})
     return version
+
+
+def may_know(tx: ModelsTx, by: Author, run: Run) -> bool:
+    """Tell whether they may read the run: they put it, or may pull a version of it."""
+    return run.created_by == by.name or any(
+        by.may(Action.PULL, each, None) for each in tx.models_of_run(run.id)
+    )
+
+
+def _naming(act: Act, run_id: str) -> Act:
+    """Return the act as one that names the run: after it, if the run is there.
+
+    Whose version came first, and was registered by somebody else, has nothing of the run
+    (`ports.LineageRows.run_of`). Raises Denied for a run that they may not know.
+    """
+    run = act.tx.run(run_id) if run_id else None
+    if run is None:
+        return act
+    if not may_know(act.tx, act.by, run):
+        raise _of_somebody_else(run_id)
+    return replace(act, at=act.after(run.created_at))
+
+
+def _of_somebody_else(run_id: str) -> Denied:
+    return Denied(f"run {run_id} was put by somebody else")
 
 
 def _new_model(act: Act, name: RepositoryName) -> Model:
@@ -222,16 +251,17 @@ def put_run(act: Act, run_id: str, said: Mapping[str, object], *, is_new: bool =
     if known is not None:
         # First of all: whoever puts nothing new is shown the run.
         if known.created_by != act.by.name:
-            raise Denied(f"run {run_id} was put by somebody else")
+            raise _of_somebody_else(run_id)
         if body == known.body:
             return known
         if known.finished_at is not None:
             raise RunFrozen(f"run {run_id} finished at {rfc3339(known.finished_at)} and is frozen")
     finished = body.get("finished_at")
+    by = known.created_by if known else act.by.name
     run = Run(
         id=run_id,
-        created_by=known.created_by if known else act.by.name,
-        created_at=known.created_at if known else act.at,
+        created_by=by,
+        created_at=known.created_at if known else act.after(act.tx.last_naming(run_id, by)),
         finished_at=finished if isinstance(finished, float) else None,
         body=body,
     )

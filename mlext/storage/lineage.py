@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 
 from mlext.records import Edge, PlacedVersion, Run
-from mlext.storage.schema import alias, edge, model_version, run
+from mlext.storage.schema import alias, edge, is_of_run, model_version, run
 from ociserver.refs import Digest, RepositoryName, Tag
 from ociserver.storage.schema import blob_digest, manifest, repository, repository_blob
 from ociserver.storage.transaction import SqlTransaction
@@ -41,6 +41,8 @@ _blobs = (
     ),
     blob_digest.c.digest,
 )
+# Beside the table that a statement is about.
+_maker = run.alias("maker")
 # `run:ID`, less its first four characters.
 _run_of_edge = func.substr(edge.c.source, 5)
 
@@ -49,7 +51,19 @@ class LineageSql(SqlTransaction):
     """`ports.LineageRows`."""
 
     def run(self, run_id: str) -> Run | None:
-        row = self._db.execute(select(run).where(run.c.id == run_id)).one_or_none()
+        return self._run(select(run).where(run.c.id == run_id))
+
+    def run_of(self, model: RepositoryName, number: int) -> Run | None:
+        found = (
+            select(run)
+            .join(model_version, is_of_run(model_version, run))
+            .join(repository, repository.c.id == model_version.c.repository_id)
+            .where(repository.c.name == model, model_version.c.number == number)
+        )
+        return self._run(found)
+
+    def _run(self, found: Select[Any]) -> Run | None:
+        row = self._db.execute(found).one_or_none()
         if row is None:
             return None
         return Run(
@@ -59,6 +73,13 @@ class LineageSql(SqlTransaction):
             finished_at=row.finished_at,
             body=json.loads(row.body),
         )
+
+    def last_naming(self, run_id: str, besides: str) -> float | None:
+        found = select(func.max(model_version.c.created_at)).where(
+            model_version.c.run == run_id, model_version.c.created_by != besides
+        )
+        last: float | None = self._db.execute(found).scalar_one()
+        return last
 
     def put_run(self, value: Run) -> None:
         row = {
@@ -74,7 +95,8 @@ class LineageSql(SqlTransaction):
         found = (
             select(repository.c.name)
             .join(model_version, model_version.c.repository_id == repository.c.id)
-            .where(model_version.c.run == run_id)
+            .join(run, is_of_run(model_version, run))
+            .where(run.c.id == run_id)
             .distinct()
             .limit(_MANY)
         )
@@ -205,11 +227,12 @@ def _end(upstream: bool) -> Column[str]:  # noqa: FBT001 - one of two columns
 def _made_there(
     run_id: ColumnElement[str], models: Collection[RepositoryName]
 ) -> ColumnElement[bool]:
-    """Return whether the run made a version of these models."""
+    """Return whether these models have a version of the run."""
     return exists(
         select(model_version.c.number)
         .join(repository, repository.c.id == model_version.c.repository_id)
-        .where(model_version.c.run == run_id, repository.c.name.in_(list(models)))
+        .join(_maker, is_of_run(model_version, _maker))
+        .where(_maker.c.id == run_id, repository.c.name.in_(list(models)))
     )
 
 

@@ -37,7 +37,7 @@ from mlext.filters import (
     Value,
 )
 from mlext.lineage import run_of
-from mlext.storage.schema import alias, edge, model_version, version_value
+from mlext.storage.schema import alias, edge, is_of_run, model_version, run, version_value
 from ociserver.storage.schema import repository
 
 _RUN = run_of("")
@@ -72,6 +72,7 @@ _narrow_value = version_value.alias("narrow")
 _narrow_alias = alias.alias("narrow")
 _narrow_version = model_version.alias("narrow")
 _made = model_version.alias("made")
+_maker = run.alias("maker")
 # What an index finds.
 _POSITIVE = frozenset((Operator.EQUAL, Operator.IN, *_COMPARES))
 # Empty where nothing was said.
@@ -196,16 +197,20 @@ class Matching:
 
     def _has_edge(self, kind: str, condition: ColumnElement[bool] | None) -> ColumnElement[bool]:
         own = _made
-        # A run is a source too, of every version that it made.
-        by_run = and_(own.c.run != "", edge.c.source == literal(_RUN) + own.c.run)
+        # A run is a source too, of every version that is of it.
+        of_run = own.join(_maker, is_of_run(own, _maker))
+        sources = (
+            own.join(edge, edge.c.source == own.c.digest),
+            of_run.join(edge, edge.c.source == literal(_RUN) + _maker.c.id),
+        )
         either = [
             _looked_up(
                 select(literal(1))
-                .select_from(own.join(edge, each))
+                .select_from(each)
                 .where(self._is_of_version(own), edge.c.kind == kind),
                 condition,
             )
-            for each in (edge.c.source == own.c.digest, by_run)
+            for each in sources
         ]
         return or_(*either)
 
@@ -233,11 +238,14 @@ def _made_from(kind: str, condition: ColumnElement[bool]) -> Select[Any]:
     own = _made
     keys = (own.c.repository_id, own.c.number)
     of_kind = and_(edge.c.kind == kind, condition)
-    by_run = own.c.run == func.substr(edge.c.source, len(_RUN) + 1)
+    by_run = _maker.c.id == func.substr(edge.c.source, len(_RUN) + 1)
     is_run = edge.c.source.startswith(_RUN, autoescape=True)
     made = union(
         select(*keys).join(edge, edge.c.source == own.c.digest).where(of_kind),
-        select(*keys).join(edge, by_run).where(of_kind, is_run, own.c.run != ""),
+        select(*keys)
+        .join(_maker, is_of_run(own, _maker))
+        .join(edge, by_run)
+        .where(of_kind, is_run),
     )
     found = made.subquery("from")
     return select(found.c.repository_id, found.c.number)

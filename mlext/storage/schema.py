@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from sqlalchemy import (
     Column,
+    ColumnElement,
     Float,
     ForeignKey,
+    FromClause,
     Index,
     Integer,
     LargeBinary,
     Table,
     UniqueConstraint,
+    and_,
+    or_,
 )
 
 from ociserver.storage.schema import metadata, text
@@ -198,3 +202,16 @@ idempotent_answer = Table(
     Column("answer", LargeBinary, nullable=False),
     Column("at", Float, nullable=False, index=True),
 )
+
+
+def is_of_run(version: FromClause, maker: FromClause) -> ColumnElement[bool]:
+    """Return whether a row of `model_version` is of a row of `run`: it names it, and who registered
+    it put that run, too, or it came after the run, when registering asked whether they may know it.
+    """
+    return and_(
+        version.c.run == maker.c.id,
+        or_(
+            version.c.created_by == maker.c.created_by,
+            version.c.created_at > maker.c.created_at,
+        ),
+    )

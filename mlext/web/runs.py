@@ -29,10 +29,7 @@ class RunDoors:
 
         def read(tx: ModelsTx) -> Run:
             found = tx.run(run_id)
-            if found is not None and (
-                found.created_by == by.name
-                or any(by.may(Action.PULL, each, None) for each in tx.models_of_run(run_id))
-            ):
+            if found is not None and versions.may_know(tx, by, found):
                 return found
             raise RunUnknown(f"there is no run {run_id} that {by.name} may know")
 

@@ -88,7 +88,7 @@ class SearchDoors:
 
 def _side(tx: ModelsTx, name: RepositoryName, number: int) -> comparison.Side:
     version = versions.the_version(tx, name, number)
-    run = tx.run(version.run_id) if version.run_id else None
+    run = tx.run_of(name, number) if version.run_id else None
     manifest = tx.manifest(name, version.digest)
     return comparison.Side(
         version=json.loads(version.body),

@@ -27,12 +27,12 @@ def model(name: RepositoryName = MODEL, **fields: Any) -> Model:
 
 def version(number: int, name: RepositoryName = MODEL, **fields: Any) -> ModelVersion:
     said: dict[str, Any] = {"framework": "pytorch", "run_id": "", "created_at": 2.25}
+    said["created_by"] = "robot:ci"
     return ModelVersion(
         model=name,
         number=number,
         id=f"mv_{name}_{number}",
         digest=digest(number),
-        created_by="robot:ci",
         body=json.dumps({"version": number, "é": "\u2603"}).encode(),
         **{**said, **fields},
     )
@@ -257,6 +257,36 @@ class ModelsContract:
                     lambda tx, s=said: tx.replace_edges("run:r", s, "robot:ci", 1.0)  # type: ignore[misc]
                 )
             assert await catalog.read(edges) == [Edge("run:r", "code", "commit:c")]
+
+        self.told(make, story)
+
+    def test_a_version_is_of_a_run_of_its_author_or_that_was_there_before(self, make: Make) -> None:
+        run = Run(id="r", created_by="robot:ci", created_at=5.0, finished_at=None, body={"a": 1})
+        bobs: dict[str, Any] = {"run_id": "r", "created_by": "user:bob"}
+
+        async def story(catalog: ModelsCatalog) -> None:
+            def furnish(tx: ModelsTx) -> None:
+                for name in (MODEL, OTHER):
+                    tx.put_model(model(name))
+                tx.add_version(version(1, run_id="r", created_at=4.0), [])
+                tx.add_version(version(2, created_at=6.0, **bobs), [])
+                tx.add_version(version(1, OTHER, created_at=5.0, **bobs), [])
+
+            await catalog.write(furnish)
+            assert await catalog.read(lambda tx: tx.last_naming("r", "robot:ci")) == 6.0
+            assert await catalog.read(lambda tx: tx.last_naming("r", "user:bob")) == 4.0
+            assert await catalog.read(lambda tx: tx.last_naming("s", "robot:ci")) is None
+            assert await catalog.read(lambda tx: tx.run_of(MODEL, 1)) is None
+            await catalog.write(lambda tx: tx.put_run(run))
+
+            def seen(tx: ModelsTx) -> list[Run | None]:
+                return [tx.run_of(*each) for each in ((MODEL, 1), (MODEL, 2), (OTHER, 1))]
+
+            assert await catalog.read(seen) == [run, run, None]
+            assert await catalog.read(lambda tx: tx.models_of_run("r")) == [MODEL]
+            for models, known in (([MODEL], {"r"}), ([OTHER], set())):
+                found = await catalog.read(lambda tx, m=models: tx.known_runs(["r"], m, "x"))  # type: ignore[misc]
+                assert found == known
 
         self.told(make, story)
 

@@ -28,7 +28,7 @@ from mlext.filters import (
 )
 from mlext.pages import Found, Query, SortKey, cursor, parse_cursor
 from mlext.ports import ModelsCatalog, ModelsTx
-from mlext.records import Alias, Model, ModelVersion
+from mlext.records import Alias, Model, ModelVersion, Run
 from mlext.storage.catalog import ROWS
 from ociserver.refs import Digest, RepositoryName, Tag, parse_name
 from ociserver.storage.catalog import SqlCatalogTx
@@ -112,6 +112,7 @@ def store(tx: ModelsTx, kept: list[Kept]) -> None:
         tx.put_model(
             Model(name=model, last_number=0, created_at=0.0, updated_at=0.0, updated_by="x")
         )
+    tx.put_run(Run(id="r1", created_by="x", created_at=0.0, finished_at=None, body={}))
     for each in kept:
         values = [
             (kind, key, value)

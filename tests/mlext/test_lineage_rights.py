@@ -12,7 +12,7 @@ import pytest
 
 from ociserver.storage.postgres import migrate
 from tests.access import Guarded
-from tests.mlext.models import Modelling
+from tests.mlext.models import Modelling, lading
 from tests.serving import push_blob
 from tests.wire.build import OCI_MANIFEST
 
@@ -31,7 +31,18 @@ on = "team/**"
 who = "robot:ci"
 may = "pull"
 on = "team/**"
+
+[[rule]]
+who = "user:ann"
+may = "admin"
+on = "**"
 """
+WHOLE = {
+    "dataset_version": "clicks@1",
+    "code_commit": "a" * 40,
+    "container_image": "sha256:" + "1" * 64,
+    "finished_at": "2026-11-25T04:00:00Z",
+}
 ABSENT = "sha256:" + "e" * 64
 
 
@@ -259,3 +270,91 @@ def test_a_stranger_is_asked_who_they_are(house: House) -> None:
     for place in ("/v1/lineage?node=run:x", "/v1/models/team/x/versions/1/lineage"):
         answer: httpx.Response = house.stranger.client.get(place)
         assert answer.status_code == 401
+
+
+def finish(models: Modelling, run: str, **said: str) -> None:
+    """Put a run of which nothing is missing."""
+    put = models.client.put(f"/v1/runs/{run}", json={**WHOLE, **said})
+    assert put.status_code == 200, put.text
+
+
+def names_it(models: Modelling, model: str, run: str, by: str) -> httpx.Response:
+    """Have a version name the run, registered or pushed."""
+    if by == "push":
+        return models.push(model, "x", **lading(run_id=run, framework="pytorch"))
+    document = {"artifact_digest": models.artifact(model), "run_id": run}
+    return models.client.post(f"/v1/models/{model}/versions", json=document)
+
+
+def is_traced(house: House, model: str, number: int = 1) -> bool:
+    """Tell whether a gate that asks for complete lineage would let the version pass."""
+    gate = f"/v1/gates/{model}"
+    document = {"model": model, "alias": "prod", "lineage": True, "rules": ["run != null"]}
+    assert house.ann.client.put(gate, json=document).status_code == 200
+    place = f"/v1/models/{model}/aliases/prod/check"
+    found = asked(house.ci, place, version=number)
+    assert {each["passed"] for each in found["conditions"]} == {found["passed"]}
+    assert house.ann.client.delete(gate).status_code == 204
+    return bool(found["passed"])
+
+
+@pytest.mark.parametrize("by", ["registration", "push"])
+def test_a_run_that_one_may_not_know_is_not_named(house: House, by: str) -> None:
+    run, ours = house.ann.name(), house.bob.name()
+    finish(house.ann, run)
+    refused = names_it(house.bob, ours, run, by)
+    assert refused.status_code == 403, refused.text
+    # It says what a PUT of the run does, and no more.
+    put = house.bob.client.put(f"/v1/runs/{run}", json={})
+    assert put.json()["detail"] in refused.text
+    assert put.json()["detail"] == f"run {run} was put by somebody else"
+    assert house.bob.client.get(f"/v1/models/{ours}/versions/1").status_code == 404
+    assert house.bob.client.get(f"/v1/runs/{run}").status_code == 404
+
+
+@pytest.mark.parametrize("by", ["registration", "push"])
+def test_who_may_pull_a_version_of_a_run_names_it_too(house: House, by: str) -> None:
+    run, theirs, ours = house.ann.name(), house.ann.name(), house.bob.name()
+    finish(house.ann, run)
+    house.ann.register(theirs, run_id=run)
+    packed = names_it(house.bob, ours, run, by)
+    assert packed.status_code == 201, packed.text
+    assert is_traced(house, ours)
+    assert house.ci.client.get(f"/v1/runs/{run}").status_code == 200
+
+
+def test_a_run_that_was_named_too_early_is_not_told(house: House) -> None:
+    run, ours, dataset = house.ann.name(), house.bob.name(), f"{house.ann.name()}@1"
+    house.bob.register(ours, run_id=run)
+    house.bob.register(ours)
+    before = of_version(house.bob, ours)
+    assert before["dangling"] == [f"run:{run}"]
+    finish(house.ann, run, dataset_version=dataset)
+    assert house.bob.client.get(f"/v1/runs/{run}").status_code == 404
+    assert of_version(house.bob, ours) == before
+    assert of_node(house.bob, f"dataset:{dataset}")["edges"] == []
+    # Searched by what narrows, and by what each is held against.
+    for sought in (f"lineage.dataset = '{dataset}'", "lineage.dataset is not null"):
+        place = f"/v1/models/{ours}/versions"
+        assert asked(house.bob, place, filter=sought)["versions"] == []
+    compared = asked(house.bob, f"/v1/models/{ours}/compare", base=1, target=2)
+    assert dataset not in str(compared)
+    assert not is_traced(house, ours)
+    # Nor may it be named now.
+    assert names_it(house.bob, ours, run, "registration").status_code == 403
+    # Whoever put it sees that it was named, and its own versions are of it.
+    house.ann.register(ours, run_id=run)
+    assert is_traced(house, ours, 3)
+    assert not is_traced(house, ours, 1)
+
+
+def test_who_names_a_run_may_put_it_later(house: House) -> None:
+    run, ours = house.bob.name(), house.bob.name()
+    house.bob.register(ours, run_id=run)
+    assert not is_traced(house, ours)
+    finish(house.bob, run)
+    assert is_traced(house, ours)
+    assert house.ci.client.get(f"/v1/runs/{run}").json()["dataset_version"] == "clicks@1"
+    place = f"/v1/models/{ours}/versions"
+    sought = asked(house.ci, place, filter="lineage.dataset = 'clicks@1'")
+    assert [each["version"] for each in sought["versions"]] == [1]
