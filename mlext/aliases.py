@@ -74,8 +74,11 @@ def move(act: Act, model: RepositoryName, asked: Sequence[Move], reason: str) ->
     return moved
 
 
-def pushed_onto(act: Act, model: RepositoryName, tag: Tag, digest: Digest) -> None:
-    """Let the push of a tag be what it is: a move, where the tag is an alias or has a gate.
+def pushed_onto(
+    act: Act, model: RepositoryName, tag: Tag, digest: Digest, *, is_named: bool
+) -> None:
+    """Let the push of a tag be what it is: a move, where the tag is an alias or has a gate, or
+    rules have its name (`is_named`).
 
     The caller moves the tag. Raises TagProtected, Denied, GateUnsatisfied.
     """
@@ -85,7 +88,7 @@ def pushed_onto(act: Act, model: RepositoryName, tag: Tag, digest: Digest) -> No
             raise TagProtected(f"{tag} is version {pulled.number} of {model}, which never changes")
         return
     known = act.tx.alias(model, tag)
-    if known is None and not _gates(act.tx, model, tag):
+    if known is None and not is_named and not _gates(act.tx, model, tag):
         return
     act.require(Action.PROMOTE, model, tag)
     version = act.tx.version_of(model, digest)
@@ -101,7 +104,8 @@ def pushed_onto(act: Act, model: RepositoryName, tag: Tag, digest: Digest) -> No
 def gated(tx: ModelsTx, model: RepositoryName, tags: Collection[Tag]) -> list[Tag]:
     """Return those of the tags that a gate is set up for: aliases, moved yet or not."""
     every = _every_gate(tx)
-    return [tag for tag in tags if any(each.is_for(model, tag) for each in every)]
+    free = (tag for tag in tags if not is_version_tag(tag))
+    return [tag for tag in free if any(each.is_for(model, tag) for each in every)]
 
 
 def _expect(known: Alias | None, asked: Move) -> None:

@@ -56,7 +56,7 @@ class Models:
             await catalog.write(lambda tx: tx.drop_answers(before))
 
         return Opened(
-            admission=Warden(history=house.alias_history),
+            admission=Warden(history=house.alias_history, names_alias=house.names_alias),
             places=places(
                 Handlers(
                     versions=VersionDoors(house, catalog, holding),

@@ -6,6 +6,7 @@ rules of aliases; what an alias needs is not taken away.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from typing import cast
 
 from mlext import aliases, versions
@@ -23,11 +24,13 @@ from ociserver.refs import Digest, RepositoryName, Tag
 
 class Warden:
     """`ociserver.admission.Admission`. `history` is for how many seconds what an alias pointed at
-    stays for a rollback.
+    stays for a rollback; `names_alias` tells of a repository and a tag whether the rules in force
+    are about an alias of just this name.
     """
 
-    def __init__(self, *, history: float) -> None:
+    def __init__(self, *, history: float, names_alias: Callable[[str, str], bool]) -> None:
         self._history = history
+        self._names_alias = names_alias
 
     def records(self, view: Manifest) -> bool:
         """Tell of a manifest that says what it is: its registration is an event."""
@@ -63,14 +66,17 @@ class Warden:
         self, tx: CatalogTx, repository: RepositoryName, tag: Tag, digest: Digest, by: Author
     ) -> None:
         """Have a push onto an alias be a move of it."""
-        aliases.pushed_onto(Act(cast("ModelsTx", tx), by), repository, tag, digest)
+        act = Act(cast("ModelsTx", tx), by)
+        is_named = self._names_alias(repository, tag)
+        aliases.pushed_onto(act, repository, tag, digest, is_named=is_named)
 
     def tag_goes(self, tx: CatalogTx, repository: RepositoryName, tag: Tag, by: Author) -> None:  # noqa: ARG002 - nobody may
         """Leave aliases and tags of versions where they are."""
         rows = cast("ModelsTx", tx)
         is_moved = rows.alias(repository, tag) is not None
+        # Of a tag that is not there nothing is said but that.
         if is_moved or (
-            rows.standing(repository, [tag]) and aliases.gated(rows, repository, [tag])
+            rows.standing(repository, [tag]) and self._reserved(rows, repository, [tag])
         ):
             raise TagProtected(f"{tag} is an alias of {repository}: it is moved, not deleted")
         if (version := versions.version_under(rows, repository, tag)) is not None:
@@ -86,10 +92,25 @@ class Warden:
         """Keep what an alias points at, or pointed at within its kept history."""
         rows = cast("ModelsTx", tx)
         reasons = rows.retained(repository, digest, now() - self._history) or [
-            f"{tag} points at it, and has a gate"
-            for tag in aliases.gated(rows, repository, rows.tags_on(repository, digest))
+            f"{tag} points at it, and {why}"
+            for tag, why in self._reserved(rows, repository, rows.tags_on(repository, digest))
         ]
         if reasons:
             raise Retained(
                 f"{digest} is needed: {'; '.join(reasons)}", detail={"reasons": list(reasons)}
             )
+
+    def _reserved(
+        self, rows: ModelsTx, repository: RepositoryName, tags: Collection[Tag]
+    ) -> list[tuple[Tag, str]]:
+        """Return those of the tags that are aliases before any move of theirs, and why."""
+        gated = aliases.gated(rows, repository, tags)
+        named = [
+            tag
+            for tag in tags
+            if not versions.is_version_tag(tag) and self._names_alias(repository, tag)
+        ]
+        return [
+            *((tag, "has a gate") for tag in gated),
+            *((tag, "is an alias by the rules") for tag in named),
+        ]

@@ -88,6 +88,7 @@ def create_app(settings: Settings) -> FrontDoor:
             alias_history=settings.alias_history or math.inf,
             body=_documents(settings, metrics),
             is_public=access.is_public,
+            names_alias=access.names_alias,
             origin=lambda request: access.guard.realm.origin(request.scope),
             blob=pull.streaming().blob,
             manifest=pull.manifest,
@@ -230,6 +231,7 @@ class _Access:
     begin: Callable[[], Awaitable[None]]
     close: Callable[[], Awaitable[None]]
     is_public: Callable[[str], bool] = lambda _: True
+    names_alias: Callable[[str, str], bool] = lambda *_: False
 
 
 def _access(settings: Settings, catalog: Catalog, uploads: Uploads, metrics: Metrics) -> _Access:
@@ -257,6 +259,7 @@ def _access(settings: Settings, catalog: Catalog, uploads: Uploads, metrics: Met
         begin=judges.begin,
         close=judges.close,
         is_public=judges.is_public,
+        names_alias=judges.names_alias,
     )
 
 
@@ -297,6 +300,10 @@ class _Judges:
     def is_public(self, repository: str) -> bool:
         """Tell whether anyone at all may pull from there."""
         return self._book.rules.of(ANYONE).allow(Action.PULL, repository)
+
+    def names_alias(self, repository: str, tag: str) -> bool:
+        """Tell whether a rule in force is about an alias of just this name there."""
+        return self._book.rules.names_alias(repository, tag)
 
     def background(self) -> list[_Work]:
         """Return what is to be done again and again while the registry serves."""

@@ -46,11 +46,12 @@ Place = tuple[str, str, Doors]
 class House:
     """What an extension may use of the registry.
 
-    `body` reads a request's body, in bounds; `is_public` tells of a repository whether anyone may
-    pull from it. `origin` is our address as the client of a request has it. `blob` and `manifest`
-    answer pulls, by the path parameters `name`, and `digest` or `reference`, of whoever was let in;
-    they send nobody to the store. `alias_history` is for how many seconds what an alias pointed at
-    stays for a rollback.
+    `body` reads a request's body, in bounds. `is_public` tells of a repository whether anyone may
+    pull from it, and `names_alias` of it and a tag whether a rule in force is about an alias of
+    just this name there; both know at once. `origin` is our address as the client of a request has
+    it. `blob` and `manifest` answer pulls, by the path parameters `name`, and `digest` or
+    `reference`, of whoever was let in; they send nobody to the store. `alias_history` is for how
+    many seconds what an alias pointed at stays for a rollback.
     """
 
     catalog: Catalog
@@ -59,6 +60,7 @@ class House:
     alias_history: float
     body: Callable[[Request], Awaitable[bytes]]
     is_public: Callable[[str], bool]
+    names_alias: Callable[[str, str], bool]
     origin: Callable[[Request], str]
     blob: Handler
     manifest: Handler

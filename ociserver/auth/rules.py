@@ -50,6 +50,10 @@ class Action(StrEnum):
     ADMIN = "admin"
 
 
+# What is done to an alias, so that a rule may name some.
+_OF_ALIASES = frozenset({Action.PROMOTE, Action.APPROVE})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Issuer:
     """An OpenID Connect provider whose tokens are taken for who they say (OIDC Core 1.0).
@@ -77,6 +81,7 @@ class Rule:
     _matches_who: Callable[[Principal], bool] = field(repr=False, compare=False)
     _matches_on: re.Pattern[str] = field(repr=False, compare=False)
     _matches_alias: re.Pattern[str] | None = field(repr=False, compare=False, default=None)
+    _matches_named: re.Pattern[str] | None = field(repr=False, compare=False, default=None)
 
     def is_for(self, principal: Principal) -> bool:
         """Tell whether the principal is among those it grants to."""
@@ -92,6 +97,16 @@ class Rule:
                 or self._matches_alias is None
                 or self._matches_alias.fullmatch(alias) is not None
             )
+        )
+
+    def names(self, repository: str, alias: str) -> bool:
+        """Tell whether it says of this alias by name who may move it there, or approve for it: by
+        a glob that is more than stars.
+        """
+        return (
+            self._matches_named is not None
+            and self._matches_named.fullmatch(alias) is not None
+            and self._matches_on.fullmatch(repository) is not None
         )
 
 
@@ -172,6 +187,10 @@ class Rules:
     def of(self, principal: Principal) -> Rights:
         """Return what the principal may do."""
         return Rights([each for each in self.rules if each.is_for(principal)])
+
+    def names_alias(self, repository: str, alias: str) -> bool:
+        """Tell whether some rule, for whomever, is about this alias there by name."""
+        return any(each.names(repository, alias) for each in self.rules)
 
 
 # Without a rule file everyone may do everything; `serve` then listens on loopback only.
@@ -272,6 +291,7 @@ def _rule(
     ]
     if len(problems) > before:
         return None
+    named = [each for each in aliases or () if each.strip("*") and _OF_ALIASES & {*may}]
     return Rule(
         place=place,
         who=who,
@@ -281,6 +301,7 @@ def _rule(
         _matches_who=lambda principal: any(matches(principal) for matches in matchers),
         _matches_on=anchored(on),
         _matches_alias=anchored(aliases) if aliases is not None else None,
+        _matches_named=anchored(named) if named else None,
     )
 
 

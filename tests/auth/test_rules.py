@@ -231,3 +231,28 @@ def plainly(glob: str, name: str) -> bool:
         ends = name.split("/", maxsplit=1)[0]
         return any(plainly(glob[1:], name[at:]) for at in range(len(ends) + 1))
     return name[:1] == glob[0] and plainly(glob[1:], name[1:])
+
+
+@pytest.mark.parametrize(
+    ("may", "aliases", "named"),
+    [
+        ("promote", '"prod"', {"prod"}),
+        ("approve", '"prod"', {"prod"}),
+        ("promote", '["*", "canary-*"]', {"canary-1"}),
+        ("promote", '["*", "**", "prod"]', {"prod"}),
+        ("promote", '["*"]', set()),
+        ("promote", '["**"]', set()),
+        ("promote", None, set()),
+        # That a rule has the key says nothing where it grants nothing of aliases.
+        ("push", '"prod"', set()),
+    ],
+)
+def test_an_alias_is_named_by_more_than_stars(
+    may: str, aliases: str | None, named: set[str]
+) -> None:
+    more = f"aliases = {aliases}" if aliases else ""
+    text = rule(who='"robot:ci"', may=f'"{may}"', on='"team/**"', more=more)
+    rules = Rules.parse(rule() + text)
+    assert {each for each in ("prod", "canary-1") if rules.names_alias("team/a", each)} == named
+    assert not rules.names_alias("other/a", "prod")
+    assert not OPEN.names_alias("team/a", "prod")

@@ -37,7 +37,7 @@ def pushed(act: Act, model: RepositoryName, body: bytes, tag: str | None = None)
     """Do what a push of a manifest does (`registry.RegistryWriter.put_manifest`)."""
     found, view = stored(body), parse_manifest(body, OCI_MANIFEST)
     act.tx.put_manifest(model, found, view)
-    warden = Warden(history=3600)
+    warden = Warden(history=3600, names_alias=lambda *_: False)
     warden.pushed(act.tx, model, found, view, act.by)
     if tag is not None:
         warden.tag_moves(act.tx, model, Tag(tag), found.digest, act.by)

@@ -87,6 +87,20 @@ def test_a_push_onto_a_gated_alias_passes_the_gate_or_is_refused(
     assert models.digest_at(model, "prod") is None
 
 
+def test_a_gate_for_every_alias_keeps_no_version_from_deletion(
+    models: Modelling, model: str
+) -> None:
+    gate = f"/v1/gates/{model.replace('/', '.')}.every"
+    asked = {"model": model, "alias": "*", "approvals": 1}
+    assert models.client.put(gate, json=asked).status_code == 200
+    try:
+        digest = models.digest_at(model, "v2")
+        deleted = models.client.delete(f"/v2/{model}/manifests/{digest}")
+        assert deleted.status_code == 202, deleted.text
+    finally:
+        models.client.delete(gate)
+
+
 def test_a_tag_from_before_its_gate_is_not_taken_away(models: Modelling, model: str) -> None:
     gate = f"/v1/gates/{model.replace('/', '.')}.later"
     digest = models.artifact(model, "later")
