@@ -11,6 +11,10 @@ class DocumentInvalid(RequestInvalid):
     """The body, or a part of it that the message names, is not what the call takes."""
 
 
+class ConditionRefused(RequestInvalid):
+    """The request has a condition that the call does not compare: it would be done regardless."""
+
+
 class ModelUnknown(NameUnknown):
     """The repository has no version, so it is no model."""
 

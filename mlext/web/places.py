@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mlext.web.aliases import AliasDoors
 from mlext.web.audit import AuditDoors
+from mlext.web.conditions import comparing
 from mlext.web.descriptions import DescriptionDoors
 from mlext.web.downloads import DownloadDoors
 from mlext.web.gates import GateDoors
@@ -117,7 +118,7 @@ def places(to: Handlers) -> Sequence[Place]:
             },
         ),
     )
-    return [
+    table: Sequence[Place] = [
         ("/v1/runs/{run_id:path}", "run", run),
         ("/v1/lineage", "lineage", {"GET": (to.lineage.of_node, For.THE_KNOWN)}),
         (
@@ -143,6 +144,7 @@ def places(to: Handlers) -> Sequence[Place]:
         ("/v1/versions", "found", {"GET": (to.search.everywhere, For.THE_KNOWN)}),
         *_at_both_doors(of_models),
     ]
+    return [(path, label, comparing(label, doors)) for path, label, doors in table]
 
 
 def _at_both_doors(table: Sequence[tuple[str, str, Doors]]) -> Iterator[Place]:
