@@ -58,8 +58,9 @@ def parse_alias(text: str) -> Tag:
 def move(act: Act, model: RepositoryName, asked: Sequence[Move], reason: str) -> list[Alias]:
     """Move the aliases, all of them or none. Return them as they are now.
 
-    Raises VersionUnknown, Denied, GateUnsatisfied, AliasElsewhere, ManifestUnknown where the
-    artifact was deleted.
+    One that stands on its version already stays as it is: nothing moves, so no gate is asked, and
+    neither a move nor its reason is on record. Raises VersionUnknown, Denied, GateUnsatisfied,
+    AliasElsewhere, ManifestUnknown where the artifact was deleted.
     """
     moved = []
     for each in asked:
@@ -69,8 +70,10 @@ def move(act: Act, model: RepositoryName, asked: Sequence[Move], reason: str) ->
             raise ManifestUnknown(f"version {version.number} of {model} was deleted")
         known = act.tx.alias(model, each.alias)
         _expect(known, each)
-        moved.append(_moved(act, version, each.alias, known, reason))
-        act.tx.move_tag(model, each.alias, version.digest)
+        if known is None or known.number != version.number:
+            known = _moved(act, version, each.alias, known, reason)
+            act.tx.move_tag(model, each.alias, version.digest)
+        moved.append(known)
     return moved
 
 

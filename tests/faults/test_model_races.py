@@ -37,6 +37,8 @@ from tests.faults.wire import Connection
 from tests.serving import digest_of
 from tests.wire.raw import eventually
 
+# The version that an alias was moved to, and when.
+Moved = tuple[int, str]
 _CLIENTS = 100
 # 100 ms are promised between replicas; the rest is what a busy machine adds.
 _PROMISED_SECONDS = 2.0
@@ -227,29 +229,40 @@ def test_aliases_that_are_swapped_are_never_seen_half_swapped(scene: Scene) -> N
             assert len(moves) == 1 + statuses[200]
 
 
+def moved(said: dict[str, Any]) -> Moved:
+    """Return which move an alias stands on, by its answer."""
+    return said.get("version", 0), said.get("updated_at", "")
+
+
+def check_line(moves: list[dict[str, Any]], start: int) -> None:
+    """Each move goes on from where the one before went, and somewhere else."""
+    assert [each["from_version"] for each in moves] == [start, *(e["version"] for e in moves[:-1])]
+    assert all(each["from_version"] != each["version"] for each in moves)
+
+
 def test_rollbacks_among_promotions_are_one_line_of_moves(scene: Scene) -> None:
     model = scene.model(3)
     with scene.connection() as connection:
         for number in (1, 2):
             assert promote(connection, model, "prod", number)[0] == 200
 
-    def move(number: int, connection: Connection) -> tuple[int, int]:
+    def move(number: int, connection: Connection) -> tuple[int, Moved]:
         # Half go on to 3 and half go back to 1; a third of both look first where it stands.
         target = 3 if number % 2 else 1
         asked = {"expected_version": 2} if number % 3 == 0 else {}
         status, said = promote(connection, model, "prod", target, **asked)
-        return status, said.get("version", 0)
+        return status, moved(said)
 
     told = together(scene.replicas, 30, move)
     assert {status for status, _ in told} <= {200, 409}
     with scene.connection() as connection:
         history = ask(connection, "GET", f"/v1/models/{model}/aliases/prod/history")[1]["moves"]
     moves = history[::-1][2:]
-    assert Counter(each["version"] for each in moves) == Counter(
-        version for status, version in told if status == 200
-    )
+    # Each move was told to who made it, and to who found the alias where they would have it.
+    done = {found for status, found in told if status == 200}
+    assert done == {(each["version"], each["at"]) for each in moves}
     # Who expected 2 can only have been the first to move.
-    assert [each["from_version"] for each in moves] == [2, *(e["version"] for e in moves[:-1])]
+    check_line(moves, 2)
     check_everywhere(scene, model, "prod", history[0]["artifact_digest"])
 
 
@@ -282,19 +295,24 @@ def test_pushes_onto_an_alias_among_moves_leave_one_line_of_moves(scene: Scene) 
     with scene.connection() as connection:
         assert promote(connection, model, "prod", 1)[0] == 200
 
-    def move(number: int, connection: Connection) -> str | None:
+    def move(number: int, connection: Connection) -> Moved | str:
         if number % 2:
-            assert promote(connection, model, "prod", 1 + number // 2 % 2)[0] == 200
-            return None
+            status, said = promote(connection, model, "prod", 1 + number // 2 % 2)
+            assert status == 200
+            return moved(said)
         body = artifact(framework="pytorch")
         connection.put_manifest(model, "prod", body)
         return digest_of(body)
 
-    pushed = {each for each in together(scene.replicas, 24, move) if each}
+    told = together(scene.replicas, 24, move)
     with scene.connection() as connection:
         history = ask(connection, "GET", f"/v1/models/{model}/aliases/prod/history")[1]["moves"]
-    assert len(history) == 25
-    assert {each["artifact_digest"] for each in history if each["reason"] == "pushed"} == pushed
+    pushed = [each["artifact_digest"] for each in history if each["reason"] == "pushed"]
+    assert sorted(pushed) == sorted(each for each in told if isinstance(each, str))
+    asked = {(each["version"], each["at"]) for each in history if each["reason"] != "pushed"}
+    first = (1, history[-1]["at"])
+    assert asked == {first} | {each for each in told if not isinstance(each, str)}
+    check_line(history[::-1][1:], 1)
     assert sorted(digests(scene, model)) == list(range(1, 15))
     check_everywhere(scene, model, "prod", history[0]["artifact_digest"])
 

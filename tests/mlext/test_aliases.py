@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -45,6 +46,41 @@ def test_a_move_back_is_the_same_call(models: Modelling, model: str) -> None:
     assert [(each["from_version"], each["version"]) for each in moves] == [
         (2, 1), (1, 2), (None, 1),
     ]  # fmt: skip
+
+
+def events(models: Modelling, model: str, action: str) -> list[dict[str, Any]]:
+    """Return what the audit has of such actions there."""
+    found: list[dict[str, Any]] = []
+    after: int | None = 0
+    while after is not None:
+        page = models.client.get("/v1/audit", params={"limit": 1000, "after": after}).json()
+        found += page["events"]
+        after = page["next_after"]
+    return [each for each in found if (each["subject"], each["action"]) == (model, action)]
+
+
+def test_where_it_stands_already_nothing_moves(models: Modelling, model: str) -> None:
+    place = f"/v1/models/{model}/aliases"
+    moved = models.promote(model, "prod", 1)
+    held = {"If-Match": moved.headers["etag"]}
+    again = [
+        models.promote(model, "prod", 1, reason="another"),
+        models.promote(model, "prod", 1, expected_version=1),
+        models.client.put(f"{place}/prod", json={"version": 1}, headers=held),
+    ]
+    for each in again:
+        assert (each.status_code, each.json()) == (200, moved.json())
+        assert each.headers["etag"] == moved.headers["etag"]
+    # Together with one that moves, too.
+    moves = [{"alias": "prod", "version": 1}, {"alias": "blue", "version": 2}]
+    several = models.client.post(place, json={"moves": moves, "reason": "both"})
+    assert [each["reason"] for each in several.json()["aliases"]] == ["a test", "both"]
+    assert len(models.client.get(f"{place}/prod/history").json()["moves"]) == 1
+    promoted = [each["detail"]["alias"] for each in events(models, model, "promote")]
+    assert promoted == ["prod", "blue"]
+    # What was expected is still compared.
+    assert models.promote(model, "prod", 1, expected_version=2).status_code == 409
+    assert models.promote(model, "prod", 1, expected_version=0).status_code == 409
 
 
 def test_who_expects_it_elsewhere_is_told_where_it_stands(models: Modelling, model: str) -> None:

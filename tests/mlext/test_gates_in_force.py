@@ -128,6 +128,18 @@ def test_a_version_soaks_on_another_alias_first(ann: Modelling, model: str) -> N
     assert ann.promote(model, "prod", 1).status_code == 200
 
 
+def test_what_stands_behind_a_gate_stays_whatever_the_gate_asks_now(
+    ann: Modelling, ci: Modelling, model: str
+) -> None:
+    assert ann.promote(model, "prod", 1).status_code == 200
+    put_gate(ann, model, approvals=1)
+    stays = ci.promote(model, "prod", 1)
+    assert (stays.status_code, stays.json()["updated_by"]) == (200, "user:ann")
+    # The right is asked all the same.
+    assert ann.promote(model, "staging", 1).status_code == 200
+    assert ci.promote(model, "staging", 1).status_code == 403
+
+
 def test_a_push_onto_a_gated_alias_passes_its_gate(
     ann: Modelling, bob: Modelling, ci: Modelling, model: str
 ) -> None:
