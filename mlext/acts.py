@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 from mlext.ports import ModelsCatalog, ModelsTx
@@ -16,24 +15,26 @@ from ociserver.refs import RepositoryName
 
 T = TypeVar("T")
 
-# What follows something differs from it in time, whatever the clocks of replicas say.
+# What follows something differs from it in time, whatever clocks say.
 _TICK = 0.000_001
-
-
-def now() -> float:
-    """Return the time in seconds since the epoch, to the microsecond: what the wire shows."""
-    return round(time.time(), 6)
 
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """One change of the model registry. `at` is when it is made, by the clock of the replica: a
-    change that waited for its turn was not there before, and `?at=` must not say that it was.
-    """
+    """One change of the model registry; `dated` is when it is made, if not now."""
 
     tx: ModelsTx
     by: Author
-    at: float = field(default_factory=now)
+    dated: float | None = None
+
+    @property
+    def at(self) -> float:
+        """When it is made, by the clock of the catalog: what replicas do is of one order.
+
+        That of the transaction: a change that waited for its turn was not there before, and `?at=`
+        must not say that it was. Who never asks, as a push of a mere tag, pays nothing for it.
+        """
+        return self.tx.now() if self.dated is None else self.dated
 
     def require(self, action: Action, model: RepositoryName, alias: str | None = None) -> None:
         """Raise Denied unless the rules let them do it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import cast
 
 from mlext.downloads import LinkKey
@@ -52,8 +51,7 @@ class Models:
         )
 
         async def forget_answers() -> None:
-            before = time.time() - _ANSWERS_SECONDS
-            await catalog.write(lambda tx: tx.drop_answers(before))
+            await catalog.write(lambda tx: tx.drop_answers(tx.now() - _ANSWERS_SECONDS))
 
         return Opened(
             admission=Warden(history=house.alias_history, names_alias=house.names_alias),

@@ -235,7 +235,20 @@ class SearchRows(Protocol):
         """Return the names of all models."""
 
 
-class ModelsTx(CatalogTx, VersionRows, AliasRows, LineageRows, DownloadRows, SearchRows, Protocol):
+class Clock(Protocol):
+    """One clock for all replicas of a catalog."""
+
+    def now(self) -> float:
+        """Return the time in seconds since the epoch, to the microsecond (what the wire shows).
+
+        It is when the transaction first asked, however often it does: by the clock of the database
+        server, or where there is none, of the machine.
+        """
+
+
+class ModelsTx(
+    CatalogTx, VersionRows, AliasRows, LineageRows, DownloadRows, SearchRows, Clock, Protocol
+):
     """The catalog's transaction with the model registry's rows."""
 
 

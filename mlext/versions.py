@@ -112,7 +112,7 @@ def _naming(act: Act, run_id: str) -> Act:
         return act
     if not may_know(act.tx, act.by, run):
         raise _of_somebody_else(run_id)
-    return replace(act, at=act.after(run.created_at))
+    return replace(act, dated=act.after(run.created_at))
 
 
 def _of_somebody_else(run_id: str) -> Denied:

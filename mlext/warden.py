@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from typing import cast
 
 from mlext import aliases, versions
-from mlext.acts import Act, now
+from mlext.acts import Act
 from mlext.documents import annotated, is_annotated
 from mlext.errors import DocumentInvalid, Retained, TagProtected
 from mlext.ports import ModelsTx
@@ -91,7 +91,7 @@ class Warden:
     ) -> None:
         """Keep what an alias points at, or pointed at within its kept history."""
         rows = cast("ModelsTx", tx)
-        reasons = rows.retained(repository, digest, now() - self._history) or [
+        reasons = rows.retained(repository, digest, rows.now() - self._history) or [
             f"{tag} points at it, and {why}"
             for tag, why in self._reserved(rows, repository, rows.tags_on(repository, digest))
         ]

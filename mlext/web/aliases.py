@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from mlext import aliases, documents, versions
-from mlext.acts import Act, act, now
+from mlext.acts import Act, act
 from mlext.aliases import Move, parse_alias
 from mlext.documents import document
 from mlext.errors import AliasUnknown, DocumentInvalid, KeyReused
@@ -223,7 +223,7 @@ class AliasDoors:
 
         def read(tx: ModelsTx) -> dict[str, object]:
             version = versions.the_version(tx, name, number)
-            verdict = aliases.verdict_on(tx, version, alias, by, now())
+            verdict = aliases.verdict_on(tx, version, alias, by, tx.now())
             return {
                 "model": name,
                 "alias": alias,

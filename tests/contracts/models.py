@@ -5,6 +5,7 @@ runs and edges, what a download is made of.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -316,6 +317,22 @@ class ModelsContract:
             assert await catalog.write(lambda tx: tx.keep_secret("links", b"two")) == b"\0one"
             assert await catalog.read(lambda tx: tx.secret("links")) == b"\0one"
             assert await catalog.read(lambda tx: tx.secret("other")) is None
+
+        self.told(make, story)
+
+    def test_a_transaction_is_of_one_time_and_a_later_one_of_a_later(self, make: Make) -> None:
+        async def story(catalog: ModelsCatalog) -> None:
+            def asked(tx: ModelsTx) -> list[float]:
+                first = tx.now()
+                time.sleep(0.002)
+                return [first, tx.now()]
+
+            before = time.time()
+            one, again = await catalog.write(asked)
+            assert one == again == round(one, 6)
+            # The database of the tests is on this machine.
+            assert before - 0.001 <= one <= time.time() + 0.001
+            assert (await catalog.read(asked))[0] > one
 
         self.told(make, story)
 
