@@ -182,3 +182,24 @@ def test_a_move_that_was_refused_is_in_the_audit(ann: Modelling, ci: Modelling, 
     for door in ("promote", "push"):
         verdict = found["user:ann", door]["verdict"]
         assert [each["kind"] for each in verdict["conditions"]] == ["approvals"]
+
+
+def test_a_token_to_push_moves_what_its_principal_may_move(
+    registry: Guarded, ann: Modelling, model: str
+) -> None:
+    def shown(who: str, actions: str) -> Modelling:
+        bearer = registry.bearer(who, f"repository:{model}:{actions}")
+        return Modelling(httpx.Client(base_url=registry.url, timeout=60, headers=bearer))
+
+    assert ann.promote(model, "prod", 1).status_code == 200
+    pushes, moves = shown("ann", "pull,push"), shown("ann", "pull,promote")
+    with pushes.client, moves.client:
+        # Clients of docker ask for no more than this.
+        pushed = pushes.push(model, "prod", **{"io.lading.framework": "pytorch"})
+        assert pushed.status_code == 201, pushed.text
+        assert ann.client.get(f"/v1/models/{model}/aliases/prod").json()["version"] == 3
+        refused = pushes.promote(model, "prod", 1)
+        assert refused.status_code == 401
+        assert "insufficient_scope" in refused.headers["www-authenticate"]
+        assert moves.promote(model, "prod", 1).status_code == 200
+        assert moves.client.post(f"/v2/{model}/blobs/uploads/").status_code == 401
