@@ -50,6 +50,8 @@ class Models:
             house, catalog, holding, FreshCache(house.catalog.generation, _RESOLVED_BYTES)
         )
 
+        descriptions = DescriptionDoors(house, catalog, holding)
+
         async def forget_answers() -> None:
             await catalog.write(lambda tx: tx.drop_answers(tx.now() - _ANSWERS_SECONDS))
 
@@ -58,7 +60,7 @@ class Models:
             places=places(
                 Handlers(
                     versions=VersionDoors(house, catalog, holding),
-                    descriptions=DescriptionDoors(house, catalog, holding),
+                    descriptions=descriptions,
                     aliases=aliases,
                     runs=RunDoors(house, catalog),
                     gates=GateDoors(house, catalog),
@@ -72,4 +74,5 @@ class Models:
             documents=DOCUMENTS,
             background=[(_FORGET_SECONDS, forget_answers)],
             at_hand=(aliases.at_hand,),
+            close=descriptions.aclose,
         )

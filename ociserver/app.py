@@ -100,6 +100,8 @@ def create_app(settings: Settings) -> FrontDoor:
 
     async def close() -> None:
         uploads.close()
+        if opened.close is not None:
+            await opened.close()
         await access.close()
         await stores.aclose()
         if access_log is not None:

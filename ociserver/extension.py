@@ -71,7 +71,8 @@ class Opened:
     """An extension at work. `offers` is what `_oci/ext/discover` says of it; `background` is what
     it does every so many seconds. `documents` are files that say in OpenAPI what its places answer.
     `at_hand` are asked for the answer to a GET or HEAD of a target
-    before anything else is: they must know at once, and be right.
+    before anything else is: they must know at once, and be right. `close` releases what it holds,
+    once requests and background have ended and while the stores are still there.
     """
 
     admission: Admission
@@ -80,6 +81,7 @@ class Opened:
     documents: Sequence[Path] = ()
     background: Sequence[tuple[float, Callable[[], Awaitable[None]]]] = ()
     at_hand: Sequence[Callable[[bytes], Rendered | None]] = ()
+    close: Callable[[], Awaitable[None]] | None = None
 
 
 class Extension(Protocol):
