@@ -17,6 +17,7 @@ from mlext.cli.desk import Commands, Desk
 _EXAMPLES = """\
   lading gate list
   lading gate put prod.toml                               (its id is `prod`, or what --id says)
+  lading gate put - --id prod < gate.toml                 (stdin has no name, so say its id)
   lading gate show prod --json > prod.json
   lading gate drop prod
 
@@ -30,6 +31,8 @@ a gate, as TOML:
   expression = "version.metrics.f1 >= 0.9"
 """
 _WHO = ("id", "model", "alias")
+# Where pipes and descriptors have their names: `/dev/stdin`, `/dev/fd/63` of `<(…)`.
+_NAMELESS = ("/dev/", "/proc/")
 
 
 def gates(arguments: Sequence[str]) -> int:
@@ -39,7 +42,7 @@ def gates(arguments: Sequence[str]) -> int:
     commands.add("list", _list, "List them all.")
     showing = commands.add("show", _show, "Show one.")
     putting = commands.add("put", _put, "Set one up, or change it.")
-    putting.add_argument("file", metavar="FILE", help="TOML, or JSON; - is JSON from stdin")
+    putting.add_argument("file", metavar="FILE", help="TOML or JSON; - is stdin")
     putting.add_argument("--id", metavar="ID", help="default: `id` in the file, or the file's name")
     dropping = commands.add("drop", _drop, "Take one away.")
     for one in (showing, dropping):
@@ -81,28 +84,41 @@ def _show(desk: Desk, options: Namespace) -> int:
 
 def _put(desk: Desk, options: Namespace) -> int:
     document = _document(options.file)
-    stem = Path(options.file).stem if options.file != "-" else ""
-    gate_id = options.id or document.get("id") or stem
+    gate_id = options.id or document.get("id") or _named(options.file)
     if not isinstance(gate_id, str) or not gate_id:
-        raise CommandFailed("the gate has no id: --id", USAGE)
+        raise CommandFailed("what comes from a pipe has no name: say the gate's --id", USAGE)
     said = {key: value for key, value in document.items() if key != "id"}
     found = desk.registry.send("PUT", place("gates", gate_id), said)
     desk.show(found, lambda width: tables.sections(found, width))
     return 0
 
 
+def _named(file: str) -> str:
+    """Return the id that the file's name is, empty for a pipe or what else is none."""
+    return Path(file).stem if file != "-" and not file.startswith(_NAMELESS) else ""
+
+
 def _document(file: str) -> dict[str, Any]:
     try:
         body = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-        text = body.decode()
-        found = tomllib.loads(text) if file.endswith(".toml") else json.loads(text)
+        found = _parsed(body.decode("utf-8-sig"))
         json.dumps(found, allow_nan=False)
     except OSError as error:
         raise CommandFailed(f"{file}: {error.strerror}", USAGE) from error
     except (ValueError, TypeError, RecursionError) as error:
         raise CommandFailed(f"{file} is no gate: {error}", USAGE) from error
-    if not isinstance(found, dict):
-        raise CommandFailed(f"{file} is no gate: it is not a table", USAGE)
+    return found
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """Return what it says, in whichever form: no TOML begins with a brace, and every JSON object
+    does. Raises ValueError.
+    """
+    if not text.strip():
+        raise ValueError("it is empty")
+    if not text.lstrip().startswith("{"):
+        return tomllib.loads(text)
+    found: dict[str, Any] = json.loads(text)
     return found
 
 

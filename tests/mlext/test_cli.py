@@ -203,9 +203,56 @@ def test_a_gate_is_put_from_a_file_and_back(lading: Commands, tmp_path: Path) ->
     assert (gone.status, gone.err) == (1, "lading gate: there is no gate never-used\n")
 
 
+TOML = '# a gate\nmodel = "never/piped"\nalias = "prod"\napprovals = 2\n'
+JSON = ' {"model": "never/piped", "alias": "prod", "approvals": 2}'
+
+
+@pytest.mark.parametrize("body", [TOML, f"\ufeff{TOML}", JSON])
+def test_a_gate_is_told_by_what_it_says_and_not_by_its_file(
+    lading: Commands, tmp_path: Path, body: str
+) -> None:
+    file = tmp_path / "never-piped.txt"
+    file.write_text(body)
+    assert lading.json("gate", "put", file)["id"] == "never-piped"
+    assert lading.json("gate", "put", "-", "--id", "never-piped", stdin=body)["approvals"] == 2
+    lading.done("gate", "drop", "never-piped")
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdin", "/dev/fd/0"])
+def test_a_gate_comes_through_a_pipe_and_has_no_name_there(
+    lading: Commands, tmp_path: Path, name: str
+) -> None:
+    command = str(Path(sys.executable).with_name("lading"))
+
+    def put(body: str, *options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [command, "gate", "put", name, "--json", "--server", lading.server, *options],
+            input=body,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    assert '"id": "never-piped"' in put(TOML, "--id", "never-piped").stdout
+    assert '"id": "never-piped"' in put(f'id = "never-piped"\n{TOML}').stdout
+    nameless = put(TOML)
+    assert (nameless.returncode, nameless.stderr) == (
+        2, "lading gate: what comes from a pipe has no name: say the gate's --id\n",
+    )  # fmt: skip
+    assert "/dev/stdin" not in lading.done("gate", "list")
+    lading.done("gate", "drop", "never-piped")
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
-    [("approvals =", "is no gate"), ("at = 2026-11-25", "is no gate"), (None, "No such file")],
+    [
+        ("approvals =", "is no gate"),
+        ("at = 2026-11-25", "is no gate"),
+        ('{"model": ', "is no gate"),
+        (" \n", "it is empty"),
+        (None, "No such file"),
+    ],
 )
 def test_a_file_that_is_no_gate_is_named(
     lading: Commands, tmp_path: Path, body: str | None, said: str
