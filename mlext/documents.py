@@ -25,7 +25,12 @@ ENTRIES = 1_000
 _KEY = re.compile(r"[^\x00-\x1f\x7f]{1,250}")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
 _TEXT = 5_000
-_MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_MOMENT = re.compile(rf"{_DATE.pattern}[Tt ][0-9]{{2}}:[0-9]{{2}}:[0-9]{{2}}")
+_OF_RFC3339 = (
+    "a time of RFC 3339 (date, time and offset), such as 2026-11-25T03:00:00Z or "
+    "2026-11-25T04:00:00+01:00"
+)
 # PostgreSQL keeps neither in a text, and nobody means them.
 UNKEPT = re.compile("[\0\ud800-\udfff]")
 # Of whole numbers: those that both databases keep as an integer are below.
@@ -226,18 +231,41 @@ def parse_moment(value: str, key: str) -> float:
 
     Raises DocumentInvalid.
     """
+    moment = _moment(value) if _MOMENT.match(value) else None
+    if moment is None:
+        raise DocumentInvalid(f"{key} {shortened(value)!r} is not {_OF_RFC3339}")
+    return moment
+
+
+def parse_since(value: str, key: str) -> float:
+    """Return the time, or for a date its beginning in UTC, in seconds since the epoch.
+
+    For questions: what is put on record says its time in full. Raises DocumentInvalid.
+    """
+    if _DATE.fullmatch(value):
+        moment = _moment(f"{value}T00:00:00Z")
+    else:
+        moment = _moment(value) if _MOMENT.match(value) else None
+    if moment is None:
+        raise DocumentInvalid(
+            f"{key} {shortened(value)!r} is neither {_OF_RFC3339}, nor a date, such as 2026-11-25"
+        )
+    return moment
+
+
+def _moment(value: str) -> float | None:
+    """Return what Python's reader, which takes all of ISO 8601, makes of it where it says from
+    which offset.
+    """
     try:
-        # Python's reader takes all of ISO 8601, and without an offset.
-        parsed = datetime.fromisoformat(value) if _MOMENT.match(value) else None
-        if parsed is not None and parsed.tzinfo is not None:
-            moment = round(parsed.timestamp(), 6)
-            rfc3339(moment)  # not what is in the years 1 to 9999 elsewhere, and in UTC is not
-            return moment
+        parsed = datetime.fromisoformat(value)
+        if parsed.tzinfo is None:
+            return None
+        moment = round(parsed.timestamp(), 6)
+        rfc3339(moment)  # not what is in the years 1 to 9999 elsewhere, and in UTC is not
     except (ValueError, OverflowError):
-        pass
-    raise DocumentInvalid(
-        f"{key} {shortened(value)!r} is not a time of RFC 3339, such as 2026-11-25T03:00:00Z"
-    )
+        return None
+    return moment
 
 
 def metrics(found: object) -> dict[str, float]:

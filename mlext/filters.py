@@ -22,7 +22,7 @@ from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING, NoReturn
 
-from mlext.documents import UNKEPT, WHOLE_MAX, parse_moment
+from mlext.documents import UNKEPT, WHOLE_MAX, parse_since
 from mlext.errors import DocumentInvalid, FilterInvalid
 from mlext.lineage import KINDS, any_node
 from mlext.records import rfc3339
@@ -364,7 +364,7 @@ def _reading(field: Field) -> Callable[[str | float], Value]:
         case Field(Kind.ATTRIBUTE, "version"):
             return _as_whole
         case Field(Kind.ATTRIBUTE, "created_at"):
-            return lambda said: parse_moment(_as_text(said), "the time")
+            return lambda said: parse_since(_as_text(said), "the time")
         case Field(Kind.LINEAGE, kind):
             return lambda said: _as_node(kind, _as_text(said))
         case _:

@@ -11,7 +11,7 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlext.cli import tables
+from mlext.cli import tables, times
 from mlext.cli.client import REFUSED, USAGE, CommandFailed, place
 from mlext.cli.desk import Commands, Desk, alias, entry, model, number
 
@@ -19,6 +19,7 @@ _ALIAS_EXAMPLES = """\
   lading alias list team/fraud
   lading alias history team/fraud prod
   lading alias show team/fraud prod --at 2026-11-25T03:00:00Z
+  lading alias show team/fraud prod --at 2h               (two hours ago)
 """
 _PROMOTE_EXAMPLES = """\
   lading promote team/fraud 42 prod --check               (what its gate says, nothing moves)
@@ -46,7 +47,7 @@ def aliases(arguments: Sequence[str]) -> int:
         one.add_argument("name", metavar="NAME", type=model)
     for one in (showing, telling):
         one.add_argument("alias", metavar="ALIAS", type=alias)
-    showing.add_argument("--at", metavar="TIME", help="then, such as 2026-11-25T03:00:00Z")
+    showing.add_argument("--at", metavar="TIME", type=times.moment, help=f"then: {times.HELP}")
     telling.add_argument("--all", action="store_true", help="all pages, not the first")
     return commands.run(arguments)
 

@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlext.cli import tables
+from mlext.cli import tables, times
 from mlext.cli.client import USAGE, CommandFailed, place
 from mlext.cli.desk import Commands, Desk, alias, model, number, parameter
 
@@ -108,10 +108,15 @@ def run(arguments: Sequence[str]) -> int:
         ("--dataset", "dataset_version", "name@version or a digest, never a floating name"),
         ("--code", "code_commit", "a commit's whole id, with or without address@ before it"),
         ("--image", "container_image", "a digest, or a reference by one"),
-        ("--started", "started_at", "such as 2026-11-25T03:00:00Z"),
-        ("--finished", "finished_at", "likewise; nothing of the run changes after it"),
     ):
         putting.add_argument(option, dest=key, metavar=option[2:].upper(), help=what)
+    for option, what in (
+        ("started", times.HELP),
+        ("finished", "likewise; nothing of the run changes after it"),
+    ):
+        putting.add_argument(
+            f"--{option}", dest=f"{option}_at", metavar="TIME", type=times.moment, help=what
+        )
     putting.add_argument(
         "--param", metavar="NAME=VALUE", type=parameter, action="append", default=[]
     )

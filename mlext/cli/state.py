@@ -16,9 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
-from mlext.cli import tables
-from mlext.documents import parse_moment
-from mlext.errors import DocumentInvalid
+from mlext.cli import tables, times
 from mlext.records import rfc3339
 from mlext.replay import Standing, move_of, standings
 from ociserver.auth.chain import LINE_BYTES, verdict
@@ -69,20 +67,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--at",
         metavar="TIME",
-        type=_moment,
+        type=times.seconds,
         default=math.inf,
-        help="then, such as 2026-11-25T03:00:00Z (default: at the end of the export)",
+        help=f"then: {times.HELP} (default: at the end of the export)",
     )
     parser.add_argument("--export", metavar="FILE", default="-", help="default: stdin")
     parser.add_argument("--json", action="store_true", help="one document, for programs")
     return parser
-
-
-def _moment(text: str) -> float:
-    try:
-        return parse_moment(text, "TIME")
-    except DocumentInvalid as error:
-        raise argparse.ArgumentTypeError(error.message) from error
 
 
 def _heard(file: BinaryIO, model: str, moves: list[Standing]) -> Iterator[bytes]:

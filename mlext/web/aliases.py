@@ -17,7 +17,7 @@ from mlext.aliases import Move, parse_alias
 from mlext.documents import document
 from mlext.errors import AliasUnknown, DocumentInvalid, KeyReused
 from mlext.ports import ModelsCatalog, ModelsTx
-from mlext.records import Alias
+from mlext.records import Alias, rfc3339
 from mlext.web.answers import Holding, rendered, shown
 from mlext.web.asked import model_of, version_number, version_of, whole
 from ociserver.auth.rules import Action
@@ -123,7 +123,7 @@ class AliasDoors:
         return self._holding.moment(found.repository) == found.cache_control
 
     async def _as_of(self, name: RepositoryName, alias: Tag, at: str) -> Response:
-        moment = documents.parse_moment(at, "at")
+        moment = documents.parse_since(at, "at")
         found = await self._catalog.read(lambda tx: tx.alias_at(name, alias, moment))
         if found is None:
             raise AliasUnknown(f"{name} had no alias {alias} at {at}")
@@ -135,7 +135,7 @@ class AliasDoors:
                 "updated_by": found.by,
                 "updated_at": found.shown()["at"],
                 "reason": found.reason,
-                "at": at,
+                "at": rfc3339(moment),
             }
         )
 

@@ -181,8 +181,34 @@ def test_any_past_moment_can_be_asked_for(models: Modelling, model: str) -> None
     exactly = datetime.fromisoformat(moved)
     assert at(moved) == 2
     assert at((exactly - timedelta(microseconds=1)).isoformat()) == 1
-    for bad in ("yesterday", "2026-11-25", "2026-11-25T03:00:00", ""):
-        assert models.client.get(place, params={"at": bad}).status_code == 400
+    # A date is its beginning, in UTC.
+    today, tomorrow = moved[:10], str(exactly.date() + timedelta(days=1))
+    assert at(tomorrow) == 2
+    assert models.client.get(place, params={"at": tomorrow}).json()["at"] == (
+        f"{tomorrow}T00:00:00.000000Z"
+    )
+    assert at(today) == at(f"{today}T00:00:00Z") is None
+
+
+@pytest.mark.parametrize(
+    "bad", ["yesterday", "2026-13-01", "2026-11-25T03:00:00", "2026-11-25T03:00Z", "20261125", ""]
+)
+def test_what_is_no_moment_is_told_what_is_expected(
+    models: Modelling, model: str, bad: str
+) -> None:
+    models.promote(model, "prod", 1)
+    answer = models.client.get(f"/v1/models/{model}/aliases/prod", params={"at": bad})
+    assert answer.status_code == 400
+    assert answer.json()["detail"] == (
+        f"at {bad!r} is neither a time of RFC 3339 (date, time and offset), such as "
+        "2026-11-25T03:00:00Z or 2026-11-25T04:00:00+01:00, nor a date, such as 2026-11-25"
+    )
+
+
+def test_what_is_put_on_record_says_its_time_in_full(models: Modelling) -> None:
+    answer = models.client.put(f"/v1/runs/{models.name()}", json={"started_at": "2026-11-25"})
+    assert answer.status_code == 400
+    assert "started_at '2026-11-25' is not a time of RFC 3339" in answer.json()["detail"]
 
 
 def test_a_push_onto_an_alias_is_a_move(models: Modelling, model: str) -> None:

@@ -185,9 +185,18 @@ def test_an_alias_is_shown_as_of_a_moment(lading: Commands, model: str) -> None:
     lading.done("promote", model, 2, "prod")
     assert lading.json("alias", "show", model, "prod", "--at", at)["version"] == 1
     assert "version          2\n" in lading.done("alias", "show", model, "prod")
-    bad = lading("alias", "show", model, "prod", "--at", "yesterday")
-    assert bad.status == 2
-    assert "RFC 3339" in bad.err
+    # A date is its beginning, and what is before the alias is told so.
+    assert lading.json("alias", "show", model, "prod", "--at", "9999-01-01")["version"] == 2
+    assert lading.json("alias", "show", model, "prod", "--at", "0s")["version"] == 2
+    for early in (at[:10], "1h"):
+        gone = lading("alias", "show", model, "prod", "--at", early)
+        assert (gone.status, gone.out) == (1, "")
+        assert f"{model} had no alias prod at 20" in gone.err
+    for text in ("yesterday", "2h30m", "2026-11-25T03:00:00", "999999999d"):
+        bad = lading("alias", "show", model, "prod", "--at", text)
+        assert bad.status == 2
+        assert text in bad.err
+        assert "RFC 3339" in bad.err or "before all times" in bad.err
 
 
 def test_a_gate_is_put_from_a_file_and_back(lading: Commands, tmp_path: Path) -> None:
@@ -269,8 +278,10 @@ def test_a_file_that_is_no_gate_is_named(
 def test_a_run_is_put_in_parts(models: Modelling, lading: Commands) -> None:
     run = models.name()
     lading.done("run", "put", run, "--code", "a" * 40, "--param", "lr=0.1")
+    lading.done("run", "put", run, "--started", "2026-11-24")
     lading.done("run", "put", run, "--dataset", "data@3", "--finished", "2026-11-25T03:00:00Z")
     shown = lading.json("run", "show", run)
+    assert shown["started_at"] == "2026-11-24T00:00:00.000000Z"
     assert (shown["code_commit"], shown["dataset_version"]) == ("a" * 40, "data@3")
     assert shown["hyperparams"] == {"lr": 0.1}
     late = lading("run", "put", run, "--dataset", "data@4")

@@ -49,6 +49,10 @@ COMMIT = "a" * 40
         ("tags.team NOT ILIKE 'a%'", Comparison(TEAM, Operator.NOT_ILIKE, ("a%",))),
         ("version <= 7", Comparison(Field(Kind.ATTRIBUTE, "version"), Operator.AT_MOST, (7,))),
         (
+            "created_at >= '2026-01-01'",
+            Comparison(Field(Kind.ATTRIBUTE, "created_at"), Operator.AT_LEAST, (1767225600.0,)),
+        ),
+        (
             "created_at < '2026-01-01T01:00:00+01:00'",
             Comparison(Field(Kind.ATTRIBUTE, "created_at"), Operator.BELOW, (1767225600.0,)),
         ),
@@ -103,6 +107,7 @@ def test_a_filter_says(text: str, expected: Expression) -> None:
         ("version like 'a'", 1, 1, "no text"),
         ("created_at > 'yesterday'", 1, 14, "RFC 3339"),
         ("created_at > '0001-01-01T00:00:00+10:00'", 1, 14, "RFC 3339"),
+        ("created_at > '2026-02-30'", 1, 14, "nor a date, such as 2026-11-25"),
         ("metrics.f1 = 1e999", 1, 14, "too large"),
         ("lineage.parent = 'x'", 1, 1, "base-model"),
         ("lineage.dataset = 'clicks@latest'", 1, 19, "stays"),
