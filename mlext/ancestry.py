@@ -31,6 +31,8 @@ _SEARCHED = 20_000
 _EDGES_PER_NODE = 5
 # Nodes that one statement asks for.
 _BATCH = 5_000
+# Versions that these are, once for each of their aliases: one base may be in every model.
+_PLACED = 20_000
 
 
 class Direction(StrEnum):
@@ -157,7 +159,7 @@ def answer(tx: ModelsTx, by: Author, asked: Question) -> dict[str, object]:
             {"source": each.source, "type": each.kind, "target": each.target} for each in edges
         ],
         "dangling": [node for node in nodes if not known.is_known(node)],
-        "truncated": any(each.truncated for each in traces),
+        "truncated": known.truncated or any(each.truncated for each in traces),
     }
 
 
@@ -205,12 +207,13 @@ class _Visible:
 
 
 class _Known:
-    """What they may know of some nodes."""
+    """What they may know of some nodes: `truncated` tells that it is not all."""
 
     def __init__(self, tx: ModelsTx, by: Author, nodes: Collection[Node]) -> None:
         self._runs: set[str] = set()
         self._held: set[Node] = set()
         self._versions: dict[Node, list[PlacedVersion]] = {}
+        self.truncated = False
         for batch in _batches(nodes):
             self._learn(tx, by, batch)
 
@@ -220,7 +223,9 @@ class _Known:
         names = _may_pull(by, tx.node_models(digests, runs))
         self._runs |= tx.known_runs(runs, names, by.name)
         self._held |= tx.held_digests(digests, names)
-        for each in tx.placed_versions(digests, names):
+        placed, more = tx.placed_versions(digests, names, _PLACED)
+        self.truncated = self.truncated or more
+        for each in placed:
             self._versions.setdefault(each.digest, []).append(each)
 
     def under(self, alias: Tag) -> set[Node]:

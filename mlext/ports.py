@@ -60,6 +60,18 @@ class VersionRows(Protocol):
     ) -> Sequence[Evaluation]:
         """Return those of a version, oldest first: the last ones, so many and 4 MiB at most."""
 
+    def evaluations_before(
+        self, model: RepositoryName, number: int, last: Evaluation | None, limit: int
+    ) -> tuple[Sequence[Evaluation], bool]:
+        """Return those before that one or, for None, the last: the latest first, so many and 4 MiB
+        at most; and whether there are more.
+        """
+
+    def evaluation(
+        self, model: RepositoryName, number: int, evaluation_id: str
+    ) -> Evaluation | None:
+        """Return the evaluation of that version."""
+
     def metrics(self, model: RepositoryName, number: int) -> Metrics:
         """Return what is known last of each metric, by name: registered, or evaluated since."""
 
@@ -70,8 +82,8 @@ class AliasRows(Protocol):
     def alias(self, model: RepositoryName, name: Tag) -> Alias | None:
         """Return where it points now."""
 
-    def aliases(self, model: RepositoryName, number: int | None = None) -> Sequence[Alias]:
-        """Return all by name, or those that point at that version."""
+    def aliases(self, model: RepositoryName, after: str, limit: int) -> Sequence[Alias]:
+        """Return so many by name, after the one."""
 
     def put_alias(self, alias: Alias, from_number: int | None) -> None:
         """Record where it points from now on, and the move that took it there."""
@@ -114,6 +126,11 @@ class AliasRows(Protocol):
         self, model: RepositoryName, number: int, alias: Tag | None = None
     ) -> Sequence[Approval]:
         """Return those of a version, under an alias or under any, oldest first."""
+
+    def approvals_after(
+        self, model: RepositoryName, number: int, last: tuple[str, str], limit: int
+    ) -> Sequence[Approval]:
+        """Return so many of a version by alias and by who gave them, after those two."""
 
     def kept_answer(self, by: str, key: str) -> tuple[str, bytes] | None:
         """Return the request (its hash) and answer that this key of theirs came with before."""
@@ -190,9 +207,11 @@ class LineageRows(Protocol):
         """Return repositories, 10,000 at most, that hold any of these or have a version of it."""
 
     def placed_versions(
-        self, digests: Collection[str], models: Collection[RepositoryName]
-    ) -> Sequence[PlacedVersion]:
-        """Return the versions, of these models, that the artifacts are."""
+        self, digests: Collection[str], models: Collection[RepositoryName], limit: int
+    ) -> tuple[Sequence[PlacedVersion], bool]:
+        """Return the versions, of these models, that the artifacts are, and whether there are more:
+        so many, where one counts for each alias that points at it.
+        """
 
     def held_digests(
         self, digests: Collection[str], repositories: Collection[RepositoryName]

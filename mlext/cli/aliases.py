@@ -53,7 +53,7 @@ def aliases(arguments: Sequence[str]) -> int:
 
 
 def _list(desk: Desk, options: Namespace) -> int:
-    found = desk.registry.get(place("models", options.name, "aliases"))
+    found = desk.registry.pages(place("models", options.name, "aliases"), "aliases")
     keys = ("alias", "version", "updated_at", "updated_by", "reason", "artifact_digest")
     headings = ("ALIAS", "VERSION", "SINCE", "BY", "REASON", "DIGEST")
     rows = [[each[key] for key in keys] for each in found["aliases"]]
@@ -147,8 +147,8 @@ def _said(options: Namespace) -> dict[str, int]:
 
 
 def _standing(desk: Desk, name: str, wanted: Mapping[str, int]) -> dict[str, int]:
-    found = desk.registry.get(place("models", name, "aliases"))["aliases"]
-    known = {each["alias"]: each["version"] for each in found}
+    found = desk.registry.pages(place("models", name, "aliases"), "aliases")
+    known = {each["alias"]: each["version"] for each in found["aliases"]}
     return {each: known.get(each, _NOWHERE) for each in wanted}
 
 
@@ -223,7 +223,7 @@ def rollback(arguments: Sequence[str]) -> int:
 
 def _rollback(desk: Desk, options: Namespace) -> int:
     where = place("models", options.name, "aliases", options.alias, "history")
-    latest = desk.registry.get(where)["moves"][0]
+    latest = desk.registry.get(where, limit=1)["moves"][0]
     to = options.to or version_before(latest)
     stands = {options.alias: latest["version"]}
     _move(desk, options, {options.alias: to}, stands)

@@ -26,6 +26,8 @@ UNREACHABLE = 4
 _CONNECT_SECONDS = 10.0
 # Before each time that something is asked again, where the registry does not say for how long.
 _PAUSES = (0.5, 1.0, 2.0, 4.0)
+# As many as a list gives at once (`mlext.pages`).
+_LARGEST_PAGE = 1_000
 _BUSY = HTTPStatus.TOO_MANY_REQUESTS
 # Answers after which nobody knows whether it was done.
 _AWAY = frozenset(
@@ -165,8 +167,10 @@ class Registry:
         answer = self._ask(request)
         return self._document(answer) if answer.content else _Document()
 
-    def pages(self, path: str, key: str, *, every: bool, **query: object) -> dict[str, Any]:
+    def pages(self, path: str, key: str, *, every: bool = True, **query: object) -> dict[str, Any]:
         """Return the document there, with what is under the key of all its pages or the first."""
+        if every and query.get("limit") is None:
+            query["limit"] = _LARGEST_PAGE
         found = self.get(path, **query)
         gathered, cursor = list(found.get(key, [])), found.get("next_cursor")
         while every and cursor:

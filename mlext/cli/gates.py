@@ -51,7 +51,7 @@ def gates(arguments: Sequence[str]) -> int:
 
 
 def _list(desk: Desk, _options: Namespace) -> int:
-    found = desk.registry.get(place("gates"))
+    found = desk.registry.pages(place("gates"), "gates")
     rows = [[*(each.get(key) for key in _WHO), asks(each)] for each in found["gates"]]
     headings = ("ID", "MODEL", "ALIAS", "ASKS FOR")
     desk.show(found, lambda width: tables.table(headings, rows, width))

@@ -149,8 +149,8 @@ def version_table(
 def _show_version(desk: Desk, options: Namespace) -> int:
     where = ("models", options.name, "versions", options.version)
     found = desk.registry.get(place(*where))
-    measures = desk.registry.get(place(*where, "evaluations"))
-    approvals = desk.registry.get(place(*where, "approvals"))
+    measures = desk.registry.pages(place(*where, "evaluations"), "evaluations")
+    approvals = desk.registry.pages(place(*where, "approvals"), "approvals")
     whole = {
         **found,
         "known_metrics": measures["metrics"],

@@ -93,12 +93,14 @@ class AliasSql(SqlTransaction):
         row = self._db.execute(_alias_named, {"repository": model, "alias": name}).one_or_none()
         return _as_alias(model, row) if row else None
 
-    def aliases(self, model: RepositoryName, number: int | None = None) -> Sequence[Alias]:
-        found = select(alias).where(alias.c.repository_id == repository_named)
-        if number is not None:
-            found = found.where(alias.c.number == number)
-        rows = self._db.execute(found.order_by(alias.c.name), {"repository": model})
-        return [_as_alias(model, row) for row in rows]
+    def aliases(self, model: RepositoryName, after: str, limit: int) -> Sequence[Alias]:
+        found = (
+            select(alias)
+            .where(alias.c.repository_id == repository_named, alias.c.name > after)
+            .order_by(alias.c.name)
+            .limit(limit)
+        )
+        return [_as_alias(model, row) for row in self._db.execute(found, {"repository": model})]
 
     def put_alias(self, value: Alias, from_number: int | None) -> None:
         row: dict[str, Any] = {
@@ -186,12 +188,24 @@ class AliasSql(SqlTransaction):
         if alias is not None:
             found = found.where(approval.c.alias == alias)
         ordered = found.order_by(approval.c.at, approval.c.by)
-        rows = self._db.execute(ordered, {"repository": model})
-        return [
-            Approval(number=row.number, alias=Tag(row.alias), by=row.by, at=row.at,
-                     comment=row.comment)
-            for row in rows
-        ]  # fmt: skip
+        return [_as_approval(row) for row in self._db.execute(ordered, {"repository": model})]
+
+    def approvals_after(
+        self, model: RepositoryName, number: int, last: tuple[str, str], limit: int
+    ) -> Sequence[Approval]:
+        name, by = last
+        found = (
+            select(approval)
+            .where(
+                approval.c.repository_id == repository_named,
+                approval.c.number == number,
+                approval.c.alias >= name,
+                (approval.c.alias > name) | (approval.c.by > by),
+            )
+            .order_by(approval.c.alias, approval.c.by)
+            .limit(limit)
+        )
+        return [_as_approval(row) for row in self._db.execute(found, {"repository": model})]
 
     def kept_answer(self, by: str, key: str) -> tuple[str, bytes] | None:
         found = select(idempotent_answer.c.request, idempotent_answer.c.answer).where(
@@ -222,6 +236,12 @@ def _as_alias(model: RepositoryName, row: Row[Any]) -> Alias:
         updated_at=row.updated_at,
         updated_by=row.updated_by,
         reason=row.reason,
+    )
+
+
+def _as_approval(row: Row[Any]) -> Approval:
+    return Approval(
+        number=row.number, alias=Tag(row.alias), by=row.by, at=row.at, comment=row.comment
     )
 
 

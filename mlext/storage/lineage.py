@@ -169,8 +169,8 @@ class LineageSql(SqlTransaction):
         )
 
     def placed_versions(
-        self, digests: Collection[str], models: Collection[RepositoryName]
-    ) -> Sequence[PlacedVersion]:
+        self, digests: Collection[str], models: Collection[RepositoryName], limit: int
+    ) -> tuple[Sequence[PlacedVersion], bool]:
         found = (
             select(
                 repository.c.name.label("model"),
@@ -188,9 +188,11 @@ class LineageSql(SqlTransaction):
             )
             .where(model_version.c.digest.in_(list(digests)), repository.c.name.in_(list(models)))
             .order_by(repository.c.name, model_version.c.number, alias.c.name)
+            .limit(limit + 1)
         )
-        by_version = groupby(self._db.execute(found).all(), lambda row: (row.model, row.number))
-        return [_as_placed([*rows]) for _, rows in by_version]
+        placed = self._db.execute(found).all()
+        by_version = groupby(placed[:limit], lambda row: (row.model, row.number))
+        return [_as_placed([*rows]) for _, rows in by_version], len(placed) > limit
 
     def held_digests(
         self, digests: Collection[str], repositories: Collection[RepositoryName]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -41,19 +42,25 @@ _newest_first = (evaluation.c.at.desc(), evaluation.c.id.desc())
 # Sizes first, as each may be a quarter of a megabyte.
 _recent = (
     select(evaluation.c.id, evaluation.c.at, func.length(evaluation.c.metrics).label("size"))
-    .where(evaluation.c.repository_id == repository_named, evaluation.c.number == bindparam("of"))
+    .where(
+        evaluation.c.repository_id == repository_named,
+        evaluation.c.number == bindparam("of"),
+        evaluation.c.at <= bindparam("at"),
+        (evaluation.c.at < bindparam("at")) | (evaluation.c.id < bindparam("id")),
+    )
     .order_by(*_newest_first)
     .limit(bindparam("limit"))
     .subquery()
 )
 _sized = select(
     _recent.c.id,
+    func.count().over().label("recent"),
     func.sum(_recent.c.size)
     .over(order_by=(_recent.c.at.desc(), _recent.c.id.desc()), rows=(None, 0))
     .label("total"),
 ).subquery()
 _latest = (
-    select(evaluation)
+    select(evaluation, _sized.c.recent)
     .join(_sized, _sized.c.id == evaluation.c.id)
     .where(_sized.c.total <= _EVALUATIONS_BYTES)
     .order_by(*_newest_first)
@@ -161,18 +168,27 @@ class VersionSql(SqlTransaction):
     def evaluations(
         self, name: RepositoryName, number: int, limit: int = 1_000
     ) -> Sequence[Evaluation]:
-        rows = self._db.execute(_latest, {"repository": name, "of": number, "limit": limit}).all()
-        return [
-            Evaluation(
-                id=row.id,
-                number=row.number,
-                at=row.at,
-                by=row.by,
-                dataset=row.dataset,
-                metrics=json.loads(row.metrics),
-            )
-            for row in reversed(rows)
-        ]
+        return self.evaluations_before(name, number, None, limit)[0][::-1]
+
+    def evaluations_before(
+        self, name: RepositoryName, number: int, last: Evaluation | None, limit: int
+    ) -> tuple[Sequence[Evaluation], bool]:
+        at, last_id = (last.at, last.id) if last else (math.inf, "")
+        where = {"repository": name, "of": number, "at": at, "id": last_id, "limit": limit + 1}
+        rows = self._db.execute(_latest, where).all()
+        found = [_as_evaluation(row) for row in rows[:limit]]
+        return found, bool(rows) and rows[0].recent > len(found)
+
+    def evaluation(
+        self, name: RepositoryName, number: int, evaluation_id: str
+    ) -> Evaluation | None:
+        found = select(evaluation).where(
+            evaluation.c.id == evaluation_id,
+            evaluation.c.repository_id == repository_named,
+            evaluation.c.number == number,
+        )
+        row = self._db.execute(found, {"repository": name}).one_or_none()
+        return _as_evaluation(row) if row else None
 
     def metrics(self, name: RepositoryName, number: int) -> Metrics:
         rows = self._db.execute(_metrics, {"repository": name, "of": number})
@@ -183,6 +199,17 @@ def _as_number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value)
+
+
+def _as_evaluation(row: Row[Any]) -> Evaluation:
+    return Evaluation(
+        id=row.id,
+        number=row.number,
+        at=row.at,
+        by=row.by,
+        dataset=row.dataset,
+        metrics=json.loads(row.metrics),
+    )
 
 
 def _as_model(row: Row[Any]) -> Model:

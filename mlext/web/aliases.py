@@ -17,9 +17,10 @@ from mlext.aliases import Move, parse_alias
 from mlext.documents import document
 from mlext.errors import AliasUnknown, DocumentInvalid, KeyReused
 from mlext.ports import ModelsCatalog, ModelsTx
-from mlext.records import Alias, rfc3339
+from mlext.records import Alias, AliasMove, Approval, rfc3339
+from mlext.web import paging
 from mlext.web.answers import Holding, rendered, shown
-from mlext.web.asked import model_of, version_number, version_of, whole
+from mlext.web.asked import model_of, version_number, version_of
 from ociserver.auth.rules import Action
 from ociserver.errors import Unavailable
 from ociserver.extension import House, author_of
@@ -32,9 +33,9 @@ _MOVES = frozenset(("moves", "reason"))
 _ONE_OF_MOVES = frozenset(("alias", "version", "expected_version"))
 _APPROVAL = frozenset(("alias", "comment"))
 _MOST_MOVES = 50
-_HISTORY = 100
-# No alias moves more often.
-_MOVES_EVER = 2**31 - 1
+# No alias moves more often, and no number of a move has more digits.
+_MOVES_EVER = 10**9
+_MOVE_DIGITS = 9
 _KEY_MAX = 200
 _STALE = (b"warning", b'299 - "stale: the catalog is out of reach"')
 
@@ -80,14 +81,14 @@ class AliasDoors:
 
     async def aliases(self, request: Request) -> Response:
         """List the aliases of a model."""
-        name = model_of(request)
+        name, page = model_of(request), paging.asked(request)
 
         def read(tx: ModelsTx) -> Sequence[Alias]:
             versions.the_model(tx, name)
-            return tx.aliases(name)
+            return tx.aliases(name, page.after or "", page.more)
 
         found = await self._catalog.read(read)
-        return shown({"aliases": [each.shown() for each in found]})
+        return paging.answer(page, "aliases", found, Alias.shown, lambda each: each.name)
 
     async def alias(self, request: Request) -> Response:
         """Resolve an alias, now or as of a past moment."""
@@ -200,18 +201,15 @@ class AliasDoors:
     async def history(self, request: Request) -> Response:
         """List the moves of an alias, the latest first."""
         name, alias = _place(request)
-        before = whole(request, "cursor", _MOVES_EVER, most=_MOVES_EVER)
+        page = paging.asked(request)
+        before = _MOVES_EVER if page.after is None else _number_of_move(page.after)
 
-        def read(tx: ModelsTx) -> dict[str, object]:
+        def read(tx: ModelsTx) -> Sequence[AliasMove]:
             aliases.the_alias(tx, name, alias)
-            found = tx.alias_moves(name, alias, before, _HISTORY + 1)
-            more = len(found) > _HISTORY
-            return {
-                "moves": [each.shown() for each in found[:_HISTORY]],
-                "next_cursor": str(found[_HISTORY - 1].move) if more else None,
-            }
+            return tx.alias_moves(name, alias, before, page.more)
 
-        return shown(await self._catalog.read(read))
+        found = await self._catalog.read(read)
+        return paging.answer(page, "moves", found, AliasMove.shown, lambda each: each.move)
 
     async def check(self, request: Request) -> Response:
         """Say of every condition whether a version meets it, and move nothing."""
@@ -235,16 +233,21 @@ class AliasDoors:
         return shown(await self._catalog.read(read))
 
     async def approvals(self, request: Request) -> Response:
-        """List who approves of a version, and under which alias."""
-        name = model_of(request)
-        number = version_of(request)
+        """List who approves of a version, by alias and name."""
+        name, number = model_of(request), version_of(request)
+        page = paging.asked(request)
+        alias, slash, by = (page.after or "/").partition("/")
+        if not slash:
+            raise paging.damaged()
 
-        def read(tx: ModelsTx) -> dict[str, object]:
+        def read(tx: ModelsTx) -> Sequence[Approval]:
             versions.the_version(tx, name, number)
-            found = tx.approvals(name, number)
-            return {"approvals": [each.shown() for each in found]}
+            return tx.approvals_after(name, number, (alias, by), page.more)
 
-        return shown(await self._catalog.read(read))
+        found = await self._catalog.read(read)
+        return paging.answer(
+            page, "approvals", found, Approval.shown, lambda each: f"{each.alias}/{each.by}"
+        )
 
     async def approve(self, request: Request) -> Response:
         """Approve of a version under an alias."""
@@ -263,6 +266,12 @@ class AliasDoors:
 
 def _place(request: Request) -> tuple[RepositoryName, Tag]:
     return model_of(request), parse_alias(request.path_params["alias"])
+
+
+def _number_of_move(cursor: str) -> int:
+    if not cursor.isascii() or not cursor.isdecimal() or len(cursor) > _MOVE_DIGITS:
+        raise paging.damaged()
+    return int(cursor)
 
 
 def _move(alias: Tag, found: Mapping[str, Any]) -> Move:

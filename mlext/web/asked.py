@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 from starlette.requests import Request
 
 from mlext.errors import DocumentInvalid, VersionUnknown
@@ -25,6 +27,25 @@ def version_number(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or len(text) > _VERSION_DIGITS:
         raise VersionUnknown(f"{shortened(text)!r} is not the number of a version")
     return int(text)
+
+
+def parameters(
+    request: Request, known: Collection[str], *, repeated: Collection[str] = ()
+) -> Mapping[str, str]:
+    """Return the query's parameters; of those that may be `repeated`, the last.
+
+    Raises DocumentInvalid: one that is not known, for a mistyped one would be lost in silence, or
+    one that is said twice.
+    """
+    given = request.query_params.multi_items()
+    for key, _ in given:
+        if key not in known:
+            what = f"known are: {', '.join(known)}" if known else "none is taken here"
+            raise DocumentInvalid(f"the parameter {shortened(key)!r} is unknown; {what}")
+    once = [key for key, _ in given if key not in repeated]
+    if len(set(once)) < len(once):
+        raise DocumentInvalid(f"each of {', '.join(sorted(set(once)))} is given once")
+    return dict(given)
 
 
 def whole(request: Request, key: str, otherwise: int, *, least: int = 1, most: int) -> int:

@@ -12,6 +12,7 @@ from mlext.acts import act
 from mlext.errors import DocumentInvalid, GateUnknown
 from mlext.gates import parse_gate
 from mlext.ports import ModelsCatalog
+from mlext.web import paging
 from mlext.web.answers import shown
 from ociserver.extension import House, author_of
 
@@ -23,10 +24,13 @@ class GateDoors:
         self._house = house
         self._catalog = catalog
 
-    async def gates(self, _request: Request) -> Response:
-        """List all gates."""
-        found = await self._catalog.read(lambda tx: tx.gates())
-        return shown({"gates": [_shown(each, body) for each, body in found.items()]})
+    async def gates(self, request: Request) -> Response:
+        """List gates, by id."""
+        page = paging.asked(request)
+        every = await self._catalog.read(lambda tx: tx.gates())
+        # There are so few that none need be left where it is.
+        found = [each for each in sorted(every.items()) if each[0] > (page.after or "")]
+        return paging.answer(page, "gates", found, lambda each: _shown(*each), lambda each: each[0])
 
     async def gate(self, request: Request) -> Response:
         """Return a gate."""

@@ -4,25 +4,58 @@ is of one repository, `/v2/{name}/_lading/…` (distribution spec, extensions).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from starlette.requests import Request
+from starlette.responses import Response
+
 from mlext.web.aliases import AliasDoors
+from mlext.web.asked import parameters
 from mlext.web.audit import AuditDoors
 from mlext.web.conditions import comparing
 from mlext.web.descriptions import DescriptionDoors
 from mlext.web.downloads import DownloadDoors
 from mlext.web.gates import GateDoors
 from mlext.web.lineage import LineageDoors
+from mlext.web.paging import PAGE
 from mlext.web.runs import RunDoors
 from mlext.web.search import SearchDoors
 from mlext.web.versions import VersionDoors
 from ociserver.auth.rules import Action
-from ociserver.extension import Doors, For, Place
+from ociserver.extension import Doors, For, Handler, Place
 
 # What they answer, in OpenAPI.
 DOCUMENTS = tuple(sorted(Path(__file__).with_name("openapi").glob("*.yaml")))
+_LINEAGE = ("direction", "depth", "alias")
+# What a GET of each path may ask for. Whatever is not here, and every other method, takes no
+# parameter: one that is mistyped is told so, and not lost in silence.
+_PARAMETERS: Mapping[str, Sequence[str]] = {
+    "/versions/{number}/evaluations": PAGE,
+    "/versions/{number}/lineage": _LINEAGE,
+    "/versions/{number}/approvals": PAGE,
+    "/aliases": PAGE,
+    "/aliases/{alias}": ("at",),
+    "/aliases/{alias}/history": PAGE,
+    "/aliases/{alias}/check": ("version",),
+    "/artifacts/{digest}/download": ("ttl",),
+    "/v1/lineage": ("node", *_LINEAGE),
+    "/v1/artifacts/{digest}/download": ("ttl", "model"),
+    "/v1/audit": ("after", "limit"),
+    "/v1/gates": PAGE,
+    "/v1/models": PAGE,
+}
+# Searches read their own, and what else an address was given is no part of what was signed.
+_READ_THERE = frozenset(
+    (
+        "/versions",
+        "/compare",
+        "/v1/versions",
+        "/v1/downloads/{name:path}/blobs/{digest}",
+        "/v1/downloads/{name:path}/manifests/{digest}",
+    )
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +81,7 @@ def places(to: Handlers) -> Sequence[Place]:
         "DELETE": (to.gates.drop, Action.ADMIN),
     }
     run: Doors = {"GET": (to.runs.run, For.THE_KNOWN), "PUT": (to.runs.put, For.THE_KNOWN)}
-    of_models: Sequence[tuple[str, str, Doors]] = (
+    of_models: Sequence[Place] = (
         (
             "/versions",
             "versions",
@@ -118,7 +151,7 @@ def places(to: Handlers) -> Sequence[Place]:
             },
         ),
     )
-    table: Sequence[Place] = [
+    of_none: Sequence[Place] = (
         ("/v1/runs/{run_id:path}", "run", run),
         ("/v1/lineage", "lineage", {"GET": (to.lineage.of_node, For.THE_KNOWN)}),
         (
@@ -142,12 +175,33 @@ def places(to: Handlers) -> Sequence[Place]:
         ("/v1/gates/{gate_id:path}", "gate", gate),
         ("/v1/models", "models", {"GET": (to.versions.models, For.THE_KNOWN)}),
         ("/v1/versions", "found", {"GET": (to.search.everywhere, For.THE_KNOWN)}),
-        *_at_both_doors(of_models),
-    ]
-    return [(path, label, comparing(label, doors)) for path, label, doors in table]
+    )
+    return [*_exact(of_none), *_at_both_doors([*_exact(of_models)])]
 
 
-def _at_both_doors(table: Sequence[tuple[str, str, Doors]]) -> Iterator[Place]:
+def _exact(table: Sequence[Place]) -> Iterator[Place]:
+    """Yield the places, which take no parameter but their own, and no condition left uncompared."""
+    for path, label, doors in table:
+        strict = {
+            method: (_strict(path, method, handler), need)
+            for method, (handler, need) in doors.items()
+        }
+        yield path, label, comparing(label, strict)
+
+
+def _strict(path: str, method: str, handler: Handler) -> Handler:
+    if method == "GET" and path in _READ_THERE:
+        return handler
+    known = _PARAMETERS.get(path, ()) if method == "GET" else ()
+
+    async def answer(request: Request) -> Response:
+        parameters(request, known)
+        return await handler(request)
+
+    return answer
+
+
+def _at_both_doors(table: Sequence[Place]) -> Iterator[Place]:
     for path, label, doors in table:
         yield f"/v2/{{name:path}}/_lading{path}", label, doors
     for path, label, doors in table:

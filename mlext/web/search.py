@@ -18,7 +18,7 @@ from mlext.filters import Expression, quoted
 from mlext.pages import Found, Page, Query
 from mlext.ports import ModelsCatalog, ModelsTx
 from mlext.web.answers import shown
-from mlext.web.asked import model_of, version_number, whole
+from mlext.web.asked import model_of, parameters, version_number, whole
 from ociserver.auth.rules import Action
 from ociserver.extension import author_of
 from ociserver.refs import RepositoryName, shortened
@@ -73,7 +73,7 @@ class SearchDoors:
     async def compare(self, request: Request) -> Response:
         """Say what differs between two versions of a model."""
         name = model_of(request)
-        asked = _parameters(request, ("base", "target"))
+        asked = parameters(request, ("base", "target"))
         for each in ("base", "target"):
             if each not in asked:
                 raise DocumentInvalid(f"{each} is the number of a version, and is missing")
@@ -115,7 +115,7 @@ def _shown(found: Found) -> dict[str, Any]:
 
 def _query(request: Request, name: RepositoryName | None) -> Query:
     """Return what is asked for. Raises DocumentInvalid."""
-    asked = _parameters(request, (*_CONDITIONS, *_PAGING))
+    asked = parameters(request, (*_CONDITIONS, *_PAGING), repeated=_REPEATED)
     written = filters.parse(asked["filter"]) if "filter" in asked else None
     conditions = [
         _condition(key, value)
@@ -133,21 +133,6 @@ def _query(request: Request, name: RepositoryName | None) -> Query:
     if "cursor" not in asked:
         return query
     return replace(query, after=pages.parse_cursor(query, asked["cursor"]))
-
-
-def _parameters(request: Request, known: tuple[str, ...]) -> Mapping[str, str]:
-    """Return the query's parameters. Raises DocumentInvalid: unknown, or said twice."""
-    given = request.query_params.multi_items()
-    for key, _ in given:
-        if key not in known:
-            raise DocumentInvalid(
-                f"the parameter {shortened(key)!r} is unknown; known are: {', '.join(known)}"
-            )
-    asked = dict(given)
-    once = [key for key, _ in given if key not in _REPEATED]
-    if len(set(once)) < len(once):
-        raise DocumentInvalid(f"each of {', '.join(sorted(set(once)))} is given once")
-    return asked
 
 
 def _tag(text: str) -> str:

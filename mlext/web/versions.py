@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from starlette.requests import Request
 from starlette.responses import Response
 
 from mlext import documents, versions
 from mlext.acts import act
 from mlext.documents import document
-from mlext.errors import CursorInvalid
+from mlext.pages import LIMIT_MAX
 from mlext.ports import ModelsCatalog, ModelsTx
-from mlext.records import Model, rfc3339
+from mlext.records import Evaluation, Model, rfc3339
+from mlext.web import paging
 from mlext.web.answers import Holding, held, shown
 from mlext.web.asked import model_of, version_of
 from ociserver.auth.rules import Action
@@ -19,7 +22,6 @@ from ociserver.extension import House, author_of
 from ociserver.refs import parse_name
 
 _ABOUT = frozenset(("owner", "task", "description"))
-_PAGE = 100
 
 
 class VersionDoors:
@@ -32,23 +34,16 @@ class VersionDoors:
 
     async def models(self, request: Request) -> Response:
         """List the models that the caller may see, by name."""
-        may = author_of(request).may
-        last = _cursor(request)
+        may, page = author_of(request).may, paging.asked(request)
+        last = _model_after(page.after)
         found: list[Model] = []
-        while len(found) < _PAGE:
-            page = await self._catalog.read(lambda tx: tx.models(last, _PAGE))  # noqa: B023 - awaited at once
-            found += [each for each in page if may(Action.PULL, each.name, None)]
-            if len(page) < _PAGE:
+        while len(found) < page.more:
+            read = await self._catalog.read(lambda tx: tx.models(last, page.more))  # noqa: B023 - awaited at once
+            found += [each for each in read if may(Action.PULL, each.name, None)]
+            if len(read) < page.more:
                 break
-            last = page[-1].name
-        more = len(found) >= _PAGE
-        page = found[:_PAGE]
-        return shown(
-            {
-                "models": [_model(each) for each in page],
-                "next_cursor": page[-1].name if more else None,
-            }
-        )
+            last = read[-1].name
+        return paging.answer(page, "models", found, _model, lambda each: each.name)
 
     async def model(self, request: Request) -> Response:
         """Return what is said of a model, and its aliases."""
@@ -56,7 +51,7 @@ class VersionDoors:
 
         def read(tx: ModelsTx) -> dict[str, object]:
             found = versions.the_model(tx, name)
-            aliases = {each.name: each.number for each in tx.aliases(name)}
+            aliases = {each.name: each.number for each in tx.aliases(name, "", LIMIT_MAX)}
             return {**_model(found), "aliases": aliases}
 
         return shown(await self._catalog.read(read))
@@ -84,18 +79,27 @@ class VersionDoors:
         return held(request, found.body, self._holding.immutable(name), f'"{found.id}"')
 
     async def evaluations(self, request: Request) -> Response:
-        """Return what was measured of a version since it was registered."""
+        """List what was measured of a version since it was registered, the latest first."""
         name, number = model_of(request), version_of(request)
+        page = paging.asked(request)
 
-        def read(tx: ModelsTx) -> dict[str, object]:
+        def read(tx: ModelsTx) -> tuple[Mapping[str, float], Sequence[Evaluation], bool]:
             versions.the_version(tx, name, number)
-            return {
-                "version": number,
-                "metrics": tx.metrics(name, number),
-                "evaluations": [each.shown() for each in tx.evaluations(name, number)],
-            }
+            last = tx.evaluation(name, number, page.after) if page.after else None
+            if page.after and last is None:
+                raise paging.damaged()
+            found, more = tx.evaluations_before(name, number, last, page.limit)
+            return tx.metrics(name, number), found, more
 
-        return shown(await self._catalog.read(read))
+        metrics, found, more = await self._catalog.read(read)
+        return shown(
+            {
+                "version": number,
+                "metrics": metrics,
+                "evaluations": [each.shown() for each in found],
+                "next_cursor": found[-1].id if more else None,
+            }
+        )
 
     async def evaluate(self, request: Request) -> Response:
         """Record metrics that were measured since."""
@@ -122,10 +126,9 @@ def _model(found: Model) -> dict[str, object]:
     }
 
 
-def _cursor(request: Request) -> str:
+def _model_after(cursor: str | None) -> str:
     """Return the name of the last model of the page before, empty for the first page."""
-    text = request.query_params.get("cursor", "")
     try:
-        return parse_name(text) if text else ""
+        return parse_name(cursor) if cursor else ""
     except NameInvalid as error:
-        raise CursorInvalid("the cursor is damaged") from error
+        raise paging.damaged() from error

@@ -123,6 +123,56 @@ class ModelsContract:
 
         self.told(make, story)
 
+    def test_evaluations_are_read_back_from_the_last_page_by_page(self, make: Make) -> None:
+        # Two at one time: then the id tells which comes first.
+        given = [
+            Evaluation(id=f"ev_{number}", number=2, at=at, by="b", dataset="", metrics={"m": at})
+            for number, at in enumerate((1.0, 2.0, 2.0, 3.0, 4.0))
+        ]
+
+        async def story(catalog: ModelsCatalog) -> None:
+            await catalog.write(two_versions)
+            for each in given:
+                await catalog.write(lambda tx, each=each: tx.add_evaluation(MODEL, each))  # type: ignore[misc]
+
+            def look(tx: ModelsTx) -> None:
+                latest = given[::-1]
+                for limit in range(1, 7):
+                    last, seen = None, list[Evaluation]()
+                    more = True
+                    while more:
+                        page, more = tx.evaluations_before(MODEL, 2, last, limit)
+                        assert len(page) == min(limit, 5 - len(seen))
+                        seen += page
+                        last = page[-1]
+                    assert seen == latest
+                assert tx.evaluations_before(MODEL, 2, given[0], 9) == ([], False)
+                assert tx.evaluation(MODEL, 2, "ev_3") == given[3]
+                for name, number in ((OTHER, 2), (MODEL, 1)):
+                    assert tx.evaluation(name, number, "ev_3") is None
+
+            await catalog.read(look)
+
+        self.told(make, story)
+
+    def test_a_page_of_large_evaluations_says_that_there_are_more(self, make: Make) -> None:
+        metrics = {f"{number:0240}": 0.5 for number in range(900)}
+
+        async def story(catalog: ModelsCatalog) -> None:
+            await catalog.write(two_versions)
+            for number in range(20):
+                each = Evaluation(
+                    id=f"ev_{number}", number=1, at=number, by="b", dataset="", metrics=metrics
+                )
+                await catalog.write(lambda tx, each=each: tx.add_evaluation(MODEL, each))  # type: ignore[misc]
+            found, more = await catalog.read(lambda tx: tx.evaluations_before(MODEL, 1, None, 20))
+            assert 10 < len(found) < 20
+            assert more
+            rest = await catalog.read(lambda tx: tx.evaluations_before(MODEL, 1, found[-1], 20))
+            assert (len(found) + len(rest[0]), rest[1]) == (20, False)
+
+        self.told(make, story)
+
     def test_an_alias_stands_where_it_was_put_and_tells_its_past(self, make: Make) -> None:
         async def story(catalog: ModelsCatalog) -> None:
             await catalog.write(lambda tx: moved(tx, 1, 2, 1))
@@ -131,8 +181,7 @@ class ModelsContract:
                 assert tx.alias(MODEL, PROD) == alias(1, 3, 30.0)
                 assert tx.alias(MODEL, DEV) is None
                 assert tx.alias(OTHER, PROD) is None
-                assert list(tx.aliases(MODEL)) == list(tx.aliases(MODEL, 1)) == [alias(1, 3, 30.0)]
-                assert list(tx.aliases(MODEL, 2)) == []
+                assert list(tx.aliases(MODEL, "", 9)) == [alias(1, 3, 30.0)]
                 moves = tx.alias_moves(MODEL, PROD, 99, 9)
                 shown = [(each.move, each.from_number, each.number, each.at) for each in moves]
                 assert shown == [(3, 2, 1, 30.0), (2, 1, 2, 20.0), (1, None, 1, 10.0)]
@@ -224,6 +273,55 @@ class ModelsContract:
             ]
             assert len(await catalog.read(lambda tx: tx.approvals(MODEL, 1))) == 3
             assert await catalog.read(lambda tx: tx.approvals(OTHER, 1)) == []
+
+        self.told(make, story)
+
+    def test_approvals_and_aliases_are_read_on_after_the_last(self, make: Make) -> None:
+        async def story(catalog: ModelsCatalog) -> None:
+            await catalog.write(two_versions)
+
+            def change(tx: ModelsTx) -> None:
+                for at, (name, by) in enumerate((("b", "x"), ("a", "y"), ("a", "x"), ("b", "a"))):
+                    given = Approval(number=1, alias=Tag(name), by=by, at=float(at), comment="")
+                    tx.put_approval(MODEL, given)
+                for name in ("c", "B", "a"):
+                    tx.put_alias(alias(1, 1, 1.0, Tag(name)), None)
+
+            await catalog.write(change)
+
+            def look(tx: ModelsTx) -> None:
+                order = [("a", "x"), ("a", "y"), ("b", "a"), ("b", "x")]
+                for place in range(5):
+                    last = order[place - 1] if place else ("", "")
+                    found = tx.approvals_after(MODEL, 1, last, 3)
+                    assert [(each.alias, each.by) for each in found] == order[place : place + 3]
+                assert tx.approvals_after(MODEL, 2, ("", ""), 9) == []
+                assert tx.approvals_after(OTHER, 1, ("", ""), 9) == []
+                assert [each.name for each in tx.aliases(MODEL, "", 2)] == ["B", "a"]
+                assert [each.name for each in tx.aliases(MODEL, "B", 2)] == ["a", "c"]
+                assert tx.aliases(OTHER, "", 9) == []
+
+            await catalog.read(look)
+
+        self.told(make, story)
+
+    def test_versions_that_artifacts_are_come_to_an_end(self, make: Make) -> None:
+        async def story(catalog: ModelsCatalog) -> None:
+            await catalog.write(lambda tx: moved(tx, 1))
+            await catalog.write(lambda tx: tx.put_alias(alias(1, 1, 1.0, DEV), None))
+
+            def placed(tx: ModelsTx, limit: int) -> tuple[list[tuple[str, int, int]], bool]:
+                asked = [digest(1), digest(2)], [MODEL, OTHER], limit
+                found, more = tx.placed_versions(*asked)
+                return [(each.model, each.number, len(each.aliases)) for each in found], more
+
+            def look(tx: ModelsTx) -> None:
+                every = [(MODEL, 1, 2), (MODEL, 2, 0), (OTHER, 1, 0), (OTHER, 2, 0)]
+                assert placed(tx, 5) == (every, False)
+                assert placed(tx, 4) == (every[:3], True)
+                assert placed(tx, 1) == ([(MODEL, 1, 1)], True)
+
+            await catalog.read(look)
 
         self.told(make, story)
 

@@ -225,7 +225,7 @@ def test_aliases_that_are_swapped_are_never_seen_half_swapped(scene: Scene) -> N
     assert statuses.keys() <= {200, 409}
     with scene.connection() as connection:
         for alias in ("blue", "green"):
-            moves = ask(connection, "GET", f"{place}/{alias}/history")[1]["moves"]
+            moves = ask(connection, "GET", f"{place}/{alias}/history?limit=1000")[1]["moves"]
             assert len(moves) == 1 + statuses[200]
 
 

@@ -283,14 +283,6 @@ def test_a_bad_move_is_told_what_is_bad(
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_a_cursor_that_no_history_gives_is_400(models: Modelling, model: str) -> None:
-    models.promote(model, "prod", 1)
-    place = f"/v1/models/{model}/aliases/prod/history"
-    answer = models.client.get(place, params={"cursor": "x"})
-    assert answer.status_code == 400
-    assert answer.json()["code"] == "document_invalid"
-
-
 def test_an_alias_that_is_not_there_is_404(models: Modelling, model: str) -> None:
     assert models.client.get(f"/v1/models/{model}/aliases/none").json()["code"] == "alias_unknown"
     assert models.client.get("/v1/models/no/such/aliases/prod").status_code == 404

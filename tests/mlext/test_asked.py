@@ -21,7 +21,7 @@ def model(models: Modelling) -> str:
         ("/v1/audit", "after", (0, 2**63 - 1)),
         ("/v1/models/{}/versions", "limit", (1, 1_000)),
         ("/v1/models/{}/versions/1/lineage", "depth", (1, 50)),
-        ("/v1/models/{}/aliases/prod/history", "cursor", (1, 2**31 - 1)),
+        ("/v1/models/{}/aliases/prod/history", "limit", (1, 1_000)),
     ],
 )
 def test_a_number_out_of_its_bounds_is_told_them(

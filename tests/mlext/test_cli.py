@@ -109,13 +109,13 @@ def test_pages_are_followed_where_all_is_asked_for(models: Modelling, lading: Co
     model = models.name()
     for _ in range(2):
         models.register(model)
-    for step in range(101):
+    for step in range(51):
         models.promote(model, "prod", step % 2 + 1)
     first = lading("alias", "history", model, "prod")
-    assert len(first.out.splitlines()) == 101
+    assert len(first.out.splitlines()) == 51
     assert first.err == "lading alias: there are more: --all\n"
     every = lading.json("alias", "history", model, "prod", "--all")
-    assert [each["move"] for each in every["moves"]] == list(range(101, 0, -1))
+    assert [each["move"] for each in every["moves"]] == list(range(51, 0, -1))
     assert every["next_cursor"] is None
 
 

@@ -142,7 +142,7 @@ class World:
 
         async def main() -> dict[str, int]:
             return await self.catalog.read(
-                lambda tx: {each.name: each.number for each in tx.aliases(model)}
+                lambda tx: {each.name: each.number for each in tx.aliases(model, "", 99)}
             )
 
         return self.runner.run(main())
