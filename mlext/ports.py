@@ -35,6 +35,9 @@ class VersionRows(Protocol):
     def models(self, after: str, limit: int) -> Sequence[Model]:
         """Return models by name, after the one."""
 
+    def models_named(self, names: Collection[RepositoryName]) -> Sequence[Model]:
+        """Return those of these that are models, by name."""
+
     def put_model(self, model: Model) -> None:
         """Record what is said of the model, or make it."""
 

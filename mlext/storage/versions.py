@@ -87,6 +87,10 @@ class VersionSql(SqlTransaction):
         page = _model.where(repository.c.name > after).limit(limit)
         return [_as_model(row) for row in self._db.execute(page)]
 
+    def models_named(self, names: Collection[RepositoryName]) -> Sequence[Model]:
+        found = _model.where(repository.c.name.in_(list(names)))
+        return [_as_model(row) for row in self._db.execute(found)]
+
     def put_model(self, value: Model) -> None:
         fields = ("last_number", "owner", "task", "description", "created_at", "updated_at",
                   "updated_by")  # fmt: skip

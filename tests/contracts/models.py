@@ -88,6 +88,10 @@ class ModelsContract:
                 OTHER
             ]
             assert len(await catalog.read(lambda tx: tx.models("", 1))) == 1
+            asked = [OTHER, RepositoryName("no/model"), MODEL]
+            named = await catalog.read(lambda tx: tx.models_named(asked))
+            assert [each.name for each in named] == [MODEL, OTHER]
+            assert await catalog.read(lambda tx: tx.models_named([])) == []
 
         self.told(make, story)
 
