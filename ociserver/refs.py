@@ -100,6 +100,6 @@ def parse_algorithm(text: str) -> str:
     return text
 
 
-def shortened(text: str) -> str:
-    """Return at most 80 characters of what a client sent, so that no error echoes a flood."""
-    return text if len(text) <= 80 else f"{text[:77]}..."  # noqa: PLR2004 - a line of a terminal
+def shortened(text: str, most: int = 80) -> str:
+    """Return at most so many characters of what a client sent, so that no error echoes a flood."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -13,7 +13,7 @@ from typing import Any
 
 from mlext.cli import tables, times
 from mlext.cli.client import REFUSED, USAGE, CommandFailed, place
-from mlext.cli.desk import Commands, Desk, alias, entry, model, number
+from mlext.cli.desk import Commands, Desk, alias, count, entry, model, number
 
 _ALIAS_EXAMPLES = """\
   lading alias list team/fraud
@@ -48,6 +48,7 @@ def aliases(arguments: Sequence[str]) -> int:
     for one in (showing, telling):
         one.add_argument("alias", metavar="ALIAS", type=alias)
     showing.add_argument("--at", metavar="TIME", type=times.moment, help=f"then: {times.HELP}")
+    telling.add_argument("--limit", metavar="N", type=count, help="so many on a page")
     telling.add_argument("--all", action="store_true", help="all pages, not the first")
     return commands.run(arguments)
 
@@ -70,7 +71,7 @@ def _show(desk: Desk, options: Namespace) -> int:
 
 def _history(desk: Desk, options: Namespace) -> int:
     where = place("models", options.name, "aliases", options.alias, "history")
-    found = desk.registry.pages(where, "moves", every=options.all)
+    found = desk.registry.pages(where, "moves", every=options.all, limit=options.limit)
     keys = ("at", "from_version", "version", "by", "reason", "artifact_digest")
     headings = ("AT", "FROM", "TO", "BY", "REASON", "DIGEST")
     rows = [[each[key] for key in keys] for each in found["moves"]]

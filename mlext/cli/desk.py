@@ -218,6 +218,14 @@ def number(text: str) -> int:
     return int(digits)
 
 
+def count(text: str) -> int:
+    """Return a number of things, one at least, as argparse takes it."""
+    is_number = text.isascii() and text.isdecimal() and len(text) < _DIGITS
+    if not is_number or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of them, such as 50")
+    return int(text)
+
+
 def entry(text: str) -> tuple[str, str]:
     """Return a key and its value, as argparse takes them: `KEY=VALUE`."""
     key, mark, value = text.partition("=")

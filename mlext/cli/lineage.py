@@ -8,7 +8,7 @@ from typing import Any
 
 from mlext.cli import tables, times
 from mlext.cli.client import USAGE, CommandFailed, place
-from mlext.cli.desk import Commands, Desk, alias, model, number, parameter
+from mlext.cli.desk import Commands, Desk, alias, count, model, number, parameter
 
 _LINEAGE_EXAMPLES = """\
   lading lineage team/fraud 42                            (what it was made from)
@@ -43,7 +43,7 @@ def lineage(arguments: Sequence[str]) -> int:
         way.add_argument(
             f"--{direction}", dest="direction", action="store_const", const=direction, help=what
         )
-    parser.add_argument("--depth", metavar="N", type=number, help="so many steps at most")
+    parser.add_argument("--depth", metavar="N", type=count, help="so many steps at most")
     parser.add_argument(
         "--alias", metavar="ALIAS", type=alias, help="only what leads to versions under this alias"
     )

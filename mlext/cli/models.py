@@ -8,7 +8,7 @@ from typing import Any
 
 from mlext.cli import tables
 from mlext.cli.client import USAGE, CommandFailed, place
-from mlext.cli.desk import Commands, Desk, entry, measured, model, number, parameter
+from mlext.cli.desk import Commands, Desk, count, entry, measured, model, number, parameter
 
 _MODEL_EXAMPLES = """\
   lading models
@@ -42,6 +42,7 @@ def models(arguments: Sequence[str]) -> int:
     """Run `lading models`; return the exit status."""
     commands = Commands("models", "The models of a registry.", examples=_MODEL_EXAMPLES)
     listing = commands.add("list", _list, "List them (also: just `lading models`).")
+    listing.add_argument("--limit", metavar="N", type=count, help="so many on a page")
     listing.add_argument("--all", action="store_true", help="all pages, not the first")
     showing = commands.add("show", _show, "Show what is said of one, and its aliases.")
     showing.add_argument("name", metavar="NAME", type=model)
@@ -54,7 +55,7 @@ def models(arguments: Sequence[str]) -> int:
 
 
 def _list(desk: Desk, options: Namespace) -> int:
-    found = desk.registry.pages(place("models"), "models", every=options.all)
+    found = desk.registry.pages(place("models"), "models", every=options.all, limit=options.limit)
     rows = [
         (each["model"], each["latest_version"], each["owner"], each["task"], each["updated_at"])
         for each in found["models"]
@@ -90,7 +91,7 @@ def versions(arguments: Sequence[str]) -> int:
     listing.add_argument(
         "--sort", metavar="KEY", help="such as metrics.f1; with - before it, the greatest first"
     )
-    listing.add_argument("--limit", metavar="N", type=number, help="so many on a page")
+    listing.add_argument("--limit", metavar="N", type=count, help="so many on a page")
     listing.add_argument("--all", action="store_true", help="all pages, not the first")
     showing = commands.add("show", _show_version, "Show one, its evaluations and approvals.")
     showing.add_argument("name", metavar="NAME", type=model)

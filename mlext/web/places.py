@@ -42,16 +42,16 @@ _PARAMETERS: Mapping[str, Sequence[str]] = {
     "/artifacts/{digest}/download": ("ttl",),
     "/v1/lineage": ("node", *_LINEAGE),
     "/v1/artifacts/{digest}/download": ("ttl", "model"),
-    "/v1/audit": ("after", "limit"),
     "/v1/gates": PAGE,
     "/v1/models": PAGE,
 }
-# Searches read their own, and what else an address was given is no part of what was signed.
+# These read their own; and what else an address was given is no part of what was signed.
 _READ_THERE = frozenset(
     (
         "/versions",
         "/compare",
         "/v1/versions",
+        "/v1/audit",
         "/v1/downloads/{name:path}/blobs/{digest}",
         "/v1/downloads/{name:path}/manifests/{digest}",
     )

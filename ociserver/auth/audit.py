@@ -24,6 +24,9 @@ log = logging.getLogger("lading.audit")
 
 _WAITING = 10_000
 _BATCH = 500
+# Of the name of an actor or a subject: no principal's is longer, and an index of PostgreSQL keeps
+# 2,700.
+_NAME_BYTES = 1_200
 
 
 class Audit:
@@ -85,8 +88,9 @@ class Audit:
 
 
 def _text(text: str) -> str:
-    """Return what any database keeps, of what somebody sent as a name."""
-    return text.encode(errors="backslashreplace").decode().replace("\0", "\\0")
+    """Return what any database keeps, and keeps in an index, of what somebody sent as a name."""
+    kept = text.encode(errors="backslashreplace").decode().replace("\0", "\\0")
+    return kept.encode()[:_NAME_BYTES].decode(errors="ignore")
 
 
 def _of_lost(count: int) -> AuditEvent:

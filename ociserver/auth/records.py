@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -13,6 +14,7 @@ from typing import Literal, Protocol
 from ociserver.refs import RepositoryName
 
 Kind = Literal["user", "robot"]
+Outcome = Literal["done", "denied", "failed"]
 
 # What `ports.Catalog.generation` is asked with to learn of changes to principals and keys: no
 # repository can have this name.
@@ -84,7 +86,7 @@ class AuditEvent:
     actor: str
     action: str
     subject: str
-    outcome: Literal["done", "denied", "failed"]
+    outcome: Outcome
     detail: Mapping[str, object] = field(default_factory=dict)
     number: int = 0
 
@@ -99,6 +101,21 @@ class AuditLink:
     event: AuditEvent
     previous: str
     hash: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditQuestion:
+    """Which events are looked for: those of which all that is said here holds.
+
+    `since` and `until` are seconds since the epoch, the first included and the second not.
+    """
+
+    subject: str | None = None
+    actor: str | None = None
+    action: str | None = None
+    outcome: str | None = None
+    since: float = -math.inf
+    until: float = math.inf
 
 
 class PrincipalRows(Protocol):
@@ -178,7 +195,15 @@ class AuditRows(Protocol):
         """Return events by number, after the one."""
 
     def trail(self, after: int, limit: int) -> Sequence[AuditLink]:
-        """Return events by number, after the one, each with its hash as it is kept.
+        """Return events by number, after the one, each with its hash as it is kept: so many, and
+        with 4 MiB of details where that is more than one.
 
         `previous` is the hash of the event that stands before it, whatever number that has.
+        """
+
+    def latest(
+        self, asked: AuditQuestion, before: AuditEvent | None, limit: int
+    ) -> tuple[Sequence[AuditEvent], bool]:
+        """Return events that are asked for by time, the latest first, before that one: so many,
+        bounded as those of `trail`; and whether there are more.
         """

@@ -31,6 +31,9 @@ log = logging.getLogger("lading.auth")
 # What GitHub, GitLab, Kubernetes, Google and Microsoft sign with; never one with a shared secret.
 _ALGORITHMS = ["RS256", "RS384", "RS512", "ES256", "ES384", "PS256", "PS384", "PS512", "EdDSA"]
 _TOKEN_BYTES = 16 * 1024
+# Of a `sub`, which is in the principal's name. OpenID Connect allows 255; GitHub's are longer where
+# branches are. What it approved and what it did is found by it: an index of PostgreSQL keeps 2,700.
+_SUBJECT_BYTES = 1_000
 _SKEW_SECONDS = 30
 _FETCH_SECONDS = 5.0
 _DOCUMENT_BYTES = 1024 * 1024
@@ -175,6 +178,8 @@ def _principal(issuer: Issuer, claims: Mapping[str, Any]) -> Principal:
         for name, value in claims.items()
         if isinstance(value, str | int)
     }
+    if len(claims["sub"].encode(errors="replace")) > _SUBJECT_BYTES:
+        raise Unauthenticated(f"the workload's `sub` is over {_SUBJECT_BYTES} bytes")
     return Principal(
         f"workload:{issuer.name}:{claims['sub']}",
         frozenset(each for each in listed if isinstance(each, str)),

@@ -7,13 +7,15 @@ is one more than the last that the transaction sees, so whoever sees it can see 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
-from sqlalchemy import Row, bindparam, func, insert, select
+from sqlalchemy import ColumnElement, Row, bindparam, func, insert, select
 
 from ociserver.auth.chain import GENESIS, START, Mark, chained
-from ociserver.auth.records import AuditEvent, AuditLink
+from ociserver.auth.records import AuditEvent, AuditLink, AuditQuestion
 from ociserver.storage.schema import audit_event
 from ociserver.storage.transaction import SqlTransaction
 
@@ -21,6 +23,16 @@ _appended = insert(audit_event).inline()
 _last = (
     select(audit_event.c.number, audit_event.c.hash).order_by(audit_event.c.number.desc()).limit(1)
 )
+# Of details that are read at once: of one event they may be half a megabyte.
+_DETAILS_BYTES = 4 * 1024 * 1024
+_size = func.length(audit_event.c.detail).label("size")
+_sizes = (
+    select(_size)
+    .where(audit_event.c.number > bindparam("after"))
+    .order_by(audit_event.c.number)
+    .limit(bindparam("limit"))
+)
+_latest_first = (audit_event.c.at.desc(), audit_event.c.number.desc())
 _page = (
     select(audit_event)
     .where(audit_event.c.number > bindparam("after"))
@@ -56,14 +68,62 @@ class AuditSql(SqlTransaction):
         return [_event(row) for row in rows]
 
     def trail(self, after: int, limit: int) -> Sequence[AuditLink]:
-        rows = self._db.execute(_linked, {"after": after, "limit": limit + 1}).all()
+        sizes = self._db.execute(_sizes, {"after": after, "limit": limit}).scalars().all()
+        count = _fitting(sizes)
+        rows = self._db.execute(_linked, {"after": after, "limit": count + 1}).all()
         previous = GENESIS
         links = []
         for row in rows:
             if row.number > after:
                 links.append(AuditLink(event=_event(row), previous=previous, hash=row.hash))
             previous = row.hash
-        return links[:limit]
+        return links[:count]
+
+    def latest(
+        self, asked: AuditQuestion, before: AuditEvent | None, limit: int
+    ) -> tuple[Sequence[AuditEvent], bool]:
+        found = (
+            select(audit_event.c.number, _size)
+            .where(*_conditions(asked, before))
+            .order_by(*_latest_first)
+            .limit(limit + 1)
+        )
+        rows = self._db.execute(found).all()
+        count = _fitting([row.size for row in rows[:limit]])
+        numbers = [row.number for row in rows[:count]]
+        whole = select(audit_event).where(audit_event.c.number.in_(numbers))
+        events = self._db.execute(whole.order_by(*_latest_first))
+        return [_event(row) for row in events], len(rows) > count
+
+
+def _fitting(sizes: Sequence[int]) -> int:
+    """Return how many of the first there is room for, one at least."""
+    totals = accumulate(sizes)
+    return max(sum(total <= _DETAILS_BYTES for total in totals), min(len(sizes), 1))
+
+
+def _conditions(asked: AuditQuestion, before: AuditEvent | None) -> Iterator[ColumnElement[bool]]:
+    """Yield what must hold of the events, so that one index has them in their order: that of the
+    first equality, the narrowest by its nature. Where a planner has no figures, any looks as good.
+    """
+    # Most was done; of what was refused or failed there is less than of what somebody did.
+    by_who = ("actor", "action")
+    rest = (*by_who, "outcome") if asked.outcome == "done" else ("outcome", *by_who)
+    is_indexed = True
+    for name in ("subject", *rest):
+        value = getattr(asked, name)
+        if value is not None:
+            column = audit_event.c[name]
+            yield (column if is_indexed else column + "") == value
+            is_indexed = False
+    if asked.since > -math.inf:
+        yield audit_event.c.at >= asked.since
+    if asked.until < math.inf:
+        yield audit_event.c.at < asked.until
+    if before is not None:
+        at, number = audit_event.c.at, audit_event.c.number
+        yield at <= before.at
+        yield (at < before.at) | (number < before.number)
 
 
 def _values(each: AuditLink) -> dict[str, object]:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, inspect, text
 from ociserver.errors import Unavailable
 
 # The newest script in `migrations/versions`.
-REVISION = "0006"
+REVISION = "0007"
 
 
 def upgrade(db: Connection) -> None:

@@ -213,3 +213,12 @@ audit_event = Table(
     Column("detail", text(), nullable=False),
     Column("hash", text(), nullable=False),
 )
+# For whoever looks for something, the latest first.
+Index("audit_event_by_time", audit_event.c.at, audit_event.c.number)
+for _each in (
+    audit_event.c.subject,
+    audit_event.c.actor,
+    audit_event.c.action,
+    audit_event.c.outcome,
+):
+    Index(f"audit_event_by_{_each.name}", _each, audit_event.c.at, audit_event.c.number)

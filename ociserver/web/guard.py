@@ -24,7 +24,7 @@ from ociserver.auth.rules import OPEN, Action
 from ociserver.auth.sites import site
 from ociserver.auth.tokens import ANYWHERE, MOUNT
 from ociserver.errors import Denied, NameInvalid, NameUnknown, Unauthenticated
-from ociserver.refs import parse_name, shortened
+from ociserver.refs import NAME_MAX, parse_name, shortened
 from ociserver.web.forwarded import Network, origin, sender
 from ociserver.web.limits import Limits
 from ociserver.web.protocol import RequestHead
@@ -233,7 +233,8 @@ class Guard:
             at=time.time(),
             actor=caller.principal.name,
             action=action,
-            subject=shortened(repository),
+            # Whole where it is a name: events are looked for by it.
+            subject=shortened(repository, NAME_MAX),
             outcome="denied",
             detail={
                 "request_id": scope.get("lading.request_id", ""),

@@ -54,6 +54,10 @@ def test_a_token_makes_a_workload_with_its_claims_and_groups(issuer: Issuer) -> 
     assert judged(issuer, issuer.token(teams=["ml"])).groups == frozenset()
 
 
+def test_a_long_name_is_a_name(issuer: Issuer) -> None:
+    assert judged(issuer, issuer.token(sub="é" * 500)).name.endswith("é" * 500)
+
+
 def test_keys_are_fetched_once_and_again_for_one_that_is_new(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +125,7 @@ SECRET = "s" * 32
         lambda issuer: issuer.token(nbf=int(time.time()) + 60),
         lambda issuer: issuer.token(sub=None),
         lambda issuer: issuer.token(sub=5),
+        lambda issuer: issuer.token(sub="é" * 501),
         lambda issuer: issuer.token(note="x" * 16_384),
         lambda issuer: jwt.encode(issuer.claims(), "", "none", headers={"kid": "k1"}),
         lambda issuer: jwt.encode(issuer.claims(), SECRET, "HS256", headers={"kid": "k1"}),

@@ -14,10 +14,7 @@ import asyncpg
 import pytest
 
 from ociserver.auth.chain import GENESIS, Break, first_break, line, link, verdict
-from ociserver.auth.records import (
-    AuditEvent,
-    AuditLink,
-)
+from ociserver.auth.records import AuditEvent, AuditLink, AuditQuestion, Outcome
 from ociserver.errors import Unavailable
 from ociserver.ports import Catalog, CatalogTx
 from tests.contracts.catalog import Make, after, told
@@ -154,6 +151,71 @@ class AuditContract:
         }  # fmt: skip
         found = verdict(map(line, links))
         assert (found.broken, str(found.head)) == (None, f"7:{links[-1].hash}")
+
+    def test_events_are_found_from_the_last_by_all_that_is_asked(self, make: Make) -> None:
+        # By their time, not by their number; of two at one time the higher number is the later.
+        times = (1.0, 3.0, 2.0, 2.0, 5.0, 4.0)
+        who = ("a", "b", "a", "a", "b", "a")
+        what = ("push", "push", "promote", "push", "promote", "promote")
+        outcomes: Sequence[Outcome] = ("done", "denied", "done", "denied", "failed", "done")
+        every = [
+            AuditEvent(at=at, actor=by, action=done, subject=f"m{at:.0f}", outcome=outcome)
+            for at, by, done, outcome in zip(times, who, what, outcomes, strict=True)
+        ]
+        asked: list[tuple[AuditQuestion, list[int]]] = [
+            (AuditQuestion(), [5, 6, 2, 4, 3, 1]),
+            (AuditQuestion(actor="a"), [6, 4, 3, 1]),
+            (AuditQuestion(action="promote"), [5, 6, 3]),
+            (AuditQuestion(subject="m2"), [4, 3]),
+            (AuditQuestion(outcome="denied"), [2, 4]),
+            (AuditQuestion(actor="a", action="promote", outcome="done"), [6, 3]),
+            (AuditQuestion(subject="m2", actor="a", action="push", outcome="denied"), [4]),
+            (AuditQuestion(since=2.0, until=4.0), [2, 4, 3]),
+            (AuditQuestion(actor="a", until=4.0), [4, 3, 1]),
+            (AuditQuestion(actor="é"), []),
+        ]
+
+        def look(tx: CatalogTx) -> None:
+            for question, numbers in asked:
+                for limit in range(1, 8):
+                    seen: list[AuditEvent] = []
+                    more = True
+                    while more:
+                        page, more = tx.latest(question, seen[-1] if seen else None, limit)
+                        assert len(page) == min(limit, len(numbers) - len(seen))
+                        seen += page
+                    assert [each.number for each in seen] == numbers, question
+                    assert [replace(each, number=0) for each in seen] == [
+                        every[number - 1] for number in numbers
+                    ]
+
+        after(make, lambda tx: tx.record(every), look)
+
+    def test_pages_of_large_events_are_short_and_miss_none(self, make: Make) -> None:
+        def change(tx: CatalogTx) -> None:
+            tx.record([event(number, text="x" * 300_000) for number in range(1, 31)])
+            tx.record([event(31, text="x" * 6_000_000), event(32)])
+
+        def look(tx: CatalogTx) -> None:
+            links: list[AuditLink] = []
+            sizes = []
+            while page := tx.trail(len(links), 999):
+                links += page
+                sizes.append(len(page))
+            assert [each.event.number for each in links] == [*range(1, 33)]
+            assert sizes[0] == 13
+            assert 1 in sizes
+            assert verdict(map(line, links)).broken is None
+            seen: list[int] = []
+            last, more = None, True
+            while more:
+                found, more = tx.latest(AuditQuestion(), last, 999)
+                assert 0 < len(found) < 15
+                seen += [each.number for each in found]
+                last = found[-1]
+            assert seen == [*range(32, 0, -1)]
+
+        after(make, change, look)
 
     @pytest.mark.parametrize("page", [1, 2, 9])
     def test_an_event_that_was_taken_out_past_all_triggers_is_missed(

@@ -7,9 +7,11 @@ from alembic.config import Config
 from sqlalchemy import Connection, text
 
 from ociserver.auth.chain import START, chained, line, verdict
-from ociserver.auth.records import AuditEvent
+from ociserver.auth.records import AuditEvent, AuditQuestion
 from ociserver.ports import Catalog
 
+# Indexes of the audit as this release has it.
+FOUND_BY = {f"audit_event_by_{each}" for each in ("time", "subject", "actor", "action", "outcome")}
 # More than one page of the migration, with gaps between the numbers, as rollbacks leave them.
 _EVENTS = [
     AuditEvent(
@@ -53,3 +55,6 @@ async def holds_it_chained(catalog: Catalog) -> None:
     links = await catalog.read(lambda tx: tx.trail(0, 9_999))
     assert links == chained(START, [*_EVENTS, _EVENTS[0]])
     assert verdict(map(line, links)).broken is None
+    asked = AuditQuestion(subject="é/b:v7", since=1.0, until=1.1)
+    found, more = await catalog.read(lambda tx: tx.latest(asked, None, 9))
+    assert ([each.number for each in found], more) == ([7], False)

@@ -31,7 +31,7 @@ from tests.contracts.catalog_access import AccessContract, refresh
 from tests.contracts.catalog_audit import RawSql, event, subjects
 from tests.contracts.catalog_collection import CollectionContract
 from tests.contracts.catalog_sharing import SharedCatalogContract
-from tests.contracts.migrating import holds_it_chained, leave_unchained
+from tests.contracts.migrating import FOUND_BY, holds_it_chained, leave_unchained
 from tests.postgres import PostgresServer
 
 
@@ -231,6 +231,7 @@ def test_an_audit_from_before_it_was_chained_is_chained(postgres: PostgresServer
         ("audit_event",),
         ("audit_event_pkey",),
         ("audit_event_refused",),
+        *((each,) for each in FOUND_BY),
     }
 
 

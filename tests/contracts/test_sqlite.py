@@ -23,7 +23,7 @@ from tests.contracts.catalog_access import AccessContract
 from tests.contracts.catalog_audit import RawSql, event
 from tests.contracts.catalog_collection import CollectionContract
 from tests.contracts.catalog_sharing import SharedCatalogContract
-from tests.contracts.migrating import holds_it_chained, leave_unchained
+from tests.contracts.migrating import FOUND_BY, holds_it_chained, leave_unchained
 
 
 class TestSqlite(SharedCatalogContract, CollectionContract, AccessContract):
@@ -163,7 +163,7 @@ def test_an_audit_from_before_it_was_chained_is_chained(tmp_path: Path) -> None:
     with sqlite3.connect(path) as database:
         found = database.execute("SELECT name FROM sqlite_master WHERE name LIKE 'audit%'")
         names = {f"audit_event_{each}" for each in ("unchanged", "undeleted", "unreplaced")}
-        assert {name for (name,) in found} == {"audit_event", *names}
+        assert {name for (name,) in found} == {"audit_event", *names, *FOUND_BY}
     database.close()
 
 

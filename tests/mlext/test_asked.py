@@ -18,7 +18,6 @@ def model(models: Modelling) -> str:
     ("place", "key", "bounds"),
     [
         ("/v1/audit", "limit", (1, 1_000)),
-        ("/v1/audit", "after", (0, 2**63 - 1)),
         ("/v1/models/{}/versions", "limit", (1, 1_000)),
         ("/v1/models/{}/versions/1/lineage", "depth", (1, 50)),
         ("/v1/models/{}/aliases/prod/history", "limit", (1, 1_000)),

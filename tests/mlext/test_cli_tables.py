@@ -240,17 +240,27 @@ def test_lineage_goes_the_other_way_too() -> None:
 
 
 def test_events_of_the_audit_are_a_table() -> None:
-    event = {
-        "number": 7, "at": 1795575600.0, "actor": "user:ann",
-        "action": "promote", "subject": "team/fraud", "outcome": "done", "hash": "ab",
-        "previous": "cd", "detail": {"alias": "prod", "reason": "bad scores", "from": None,
-                                   "verdict": {"passed": True, "conditions": []}},
+    event: dict[str, Any] = {
+        "number": 7, "at": "2026-11-25T03:00:00.000000Z", "actor": "user:ann",
+        "action": "promote", "subject": "team/fraud", "outcome": "done",
+        "detail": {"request_id": "r-1", "alias": "prod", "reason": "bad scores",
+                   "from": {"version": 42, "digest": "sha256:ab"}, "to": {"version": 41},
+                   "verdict": {"passed": True, "conditions": []}},
     }  # fmt: skip
     assert events_text([event]) == (
-        "NUMBER  AT                    BY        ACTION   SUBJECT     OUTCOME  DETAIL\n"
-        "7       2026-11-25 03:00:00Z  user:ann  promote  team/fraud  done     "
-        "alias=prod reason=bad scores\n"
+        "AT                    BY        ACTION   SUBJECT     DETAIL"
+        "                                           NUMBER\n"
+        "2026-11-25 03:00:00Z  user:ann  promote  team/fraud  "
+        "prod: 42 -> 41 reason=bad scores request_id=r-1  7\n"
     )
+    # On a terminal what only programs look for is cut first.
+    narrow = events_text([event], 80).splitlines()
+    assert "prod: 42 -> 41" in narrow[1]
+    assert {len(line) for line in narrow} <= {80, 75}
+    refused = {**event, "outcome": "denied", "detail": {"address": "::1", "reason": "no"}}
+    assert "denied   reason=no address=::1" in events_text([refused])
+    assert "OUTCOME" in events_text([refused])
+    assert events_text([]).split() == ["AT", "BY", "ACTION", "SUBJECT", "DETAIL", "NUMBER"]
 
 
 def test_what_a_gate_asks_is_said_in_a_line() -> None:
