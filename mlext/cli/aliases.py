@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlext.cli import tables, times
-from mlext.cli.client import REFUSED, USAGE, CommandFailed, place
+from mlext.cli.client import REFUSED, USAGE, CommandFailed, of_model
 from mlext.cli.desk import Commands, Desk, alias, count, entry, model, number
 
 _ALIAS_EXAMPLES = """\
@@ -54,7 +54,7 @@ def aliases(arguments: Sequence[str]) -> int:
 
 
 def _list(desk: Desk, options: Namespace) -> int:
-    found = desk.registry.pages(place("models", options.name, "aliases"), "aliases")
+    found = desk.registry.pages(of_model(options.name, "aliases"), "aliases")
     keys = ("alias", "version", "updated_at", "updated_by", "reason", "artifact_digest")
     headings = ("ALIAS", "VERSION", "SINCE", "BY", "REASON", "DIGEST")
     rows = [[each[key] for key in keys] for each in found["aliases"]]
@@ -63,14 +63,14 @@ def _list(desk: Desk, options: Namespace) -> int:
 
 
 def _show(desk: Desk, options: Namespace) -> int:
-    where = place("models", options.name, "aliases", options.alias)
+    where = of_model(options.name, "aliases", options.alias)
     found = desk.registry.get(where, at=options.at)
     desk.show(found, lambda width: tables.sections(found, width))
     return 0
 
 
 def _history(desk: Desk, options: Namespace) -> int:
-    where = place("models", options.name, "aliases", options.alias, "history")
+    where = of_model(options.name, "aliases", options.alias, "history")
     found = desk.registry.pages(where, "moves", every=options.all, limit=options.limit)
     keys = ("at", "from_version", "version", "by", "reason", "artifact_digest")
     headings = ("AT", "FROM", "TO", "BY", "REASON", "DIGEST")
@@ -135,8 +135,7 @@ def _promote(desk: Desk, options: Namespace) -> int:
         stands = {**_standing(desk, options.name, wanted), **_said(options)}
     if options.expected is None and all(stands[each] == wanted[each] for each in wanted):
         desk.remark(f"{', '.join(wanted)} stood there already; nothing was moved")
-        where = place("models", options.name, "aliases")
-        found = [desk.registry.get(f"{where}/{each}") for each in wanted]
+        found = [desk.registry.get(of_model(options.name, "aliases", each)) for each in wanted]
         _tell(desk, found, stands)
         return 0
     _move(desk, options, wanted, stands, options.idempotency_key)
@@ -148,7 +147,7 @@ def _said(options: Namespace) -> dict[str, int]:
 
 
 def _standing(desk: Desk, name: str, wanted: Mapping[str, int]) -> dict[str, int]:
-    found = desk.registry.pages(place("models", name, "aliases"), "aliases")
+    found = desk.registry.pages(of_model(name, "aliases"), "aliases")
     known = {each["alias"]: each["version"] for each in found["aliases"]}
     return {each: known.get(each, _NOWHERE) for each in wanted}
 
@@ -162,18 +161,18 @@ def _move(
 ) -> None:
     """Move them all. Sent again after an answer that was lost, it is still one move."""
     key = key or uuid.uuid4().hex
-    where = ["models", options.name, "aliases"]
+    where = [options.name, "aliases"]
     if len(wanted) == 1:
         ((name, version),) = wanted.items()
         one = {"version": version, "expected_version": stands[name], "reason": options.reason}
-        found = [desk.registry.send("PUT", place(*where, name), one, key=key)]
+        found = [desk.registry.send("PUT", of_model(*where, name), one, key=key)]
     else:
         moves = [
             {"alias": name, "version": version, "expected_version": stands[name]}
             for name, version in wanted.items()
         ]
         several = {"moves": moves, "reason": options.reason}
-        found = desk.registry.send("POST", place(*where), several, key=key)["aliases"]
+        found = desk.registry.send("POST", of_model(*where), several, key=key)["aliases"]
     _tell(desk, found, stands)
 
 
@@ -188,9 +187,8 @@ def _tell(desk: Desk, found: Sequence[dict[str, Any]], stood: Mapping[str, int])
 
 
 def _check(desk: Desk, name: str, wanted: Mapping[str, int]) -> int:
-    where = place("models", name, "aliases")
     found = [
-        desk.registry.get(f"{where}/{each}/check", version=version)
+        desk.registry.get(of_model(name, "aliases", each, "check"), version=version)
         for each, version in wanted.items()
     ]
     document = found[0] if len(found) == 1 else {"checks": found}
@@ -223,7 +221,7 @@ def rollback(arguments: Sequence[str]) -> int:
 
 
 def _rollback(desk: Desk, options: Namespace) -> int:
-    where = place("models", options.name, "aliases", options.alias, "history")
+    where = of_model(options.name, "aliases", options.alias, "history")
     latest = desk.registry.get(where, limit=1)["moves"][0]
     to = options.to or version_before(latest)
     stands = {options.alias: latest["version"]}
@@ -260,7 +258,7 @@ def approve(arguments: Sequence[str]) -> int:
 
 
 def _approve(desk: Desk, options: Namespace) -> int:
-    where = place("models", options.name, "versions", options.version, "approvals")
+    where = of_model(options.name, "versions", options.version, "approvals")
     given = desk.registry.send("POST", where, {"alias": options.alias, "comment": options.comment})
     said = f"{given['approved_by']} approves of version {given['version']} as {given['alias']}\n"
     desk.show(given, lambda _: tables.letters(said.rstrip()) + "\n")

@@ -28,6 +28,11 @@ _CONNECT_SECONDS = 10.0
 _PAUSES = (0.5, 1.0, 2.0, 4.0)
 # As many as a list gives at once (`mlext.pages`).
 _LARGEST_PAGE = 1_000
+# Parts of a name that look like doors, the doors of such a model that another's stand before, and
+# aliases that do so themselves.
+_LIKE_DOORS = frozenset(("versions", "aliases", "artifacts", "compare"))
+_AMBIGUOUS = ((), ("aliases",), ("compare",))
+_TAKEN = (("aliases", "versions"), ("aliases", "aliases"))
 _BUSY = HTTPStatus.TOO_MANY_REQUESTS
 # Answers after which nobody knows whether it was done.
 _AWAY = frozenset(
@@ -243,6 +248,19 @@ class Registry:
 def place(*parts: object) -> str:
     """Return the path of the model API that these names lead to."""
     return "/v1/" + "/".join(quote(str(each), safe="/:@+") for each in parts)
+
+
+def of_model(name: str, *parts: object) -> str:
+    """Return the path that leads to something of a model, whatever its name looks like.
+
+    Under /v1 a name ends where a door begins: `/v1/models/a/versions` is a's versions, and no model
+    `a/versions`. Under /v2 nothing ends a name but `_lading`, which no name has in it.
+    """
+    is_name_like = not _LIKE_DOORS.isdisjoint(name.split("/")[1:])
+    if parts in _TAKEN or (is_name_like and parts in _AMBIGUOUS):
+        door = "".join(f"/{each}" for each in parts)
+        return f"/v2/{quote(name)}/_lading{door}"
+    return place("models", name, *parts)
 
 
 def _trust(address: Address) -> ssl.SSLContext:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlext.cli import tables, times
-from mlext.cli.client import USAGE, CommandFailed, place
+from mlext.cli.client import USAGE, CommandFailed, of_model, place
 from mlext.cli.desk import Commands, Desk, alias, count, model, number, parameter
 
 _LINEAGE_EXAMPLES = """\
@@ -61,7 +61,7 @@ def _lineage(desk: Desk, options: Namespace) -> int:
         found = desk.registry.get(place("lineage"), node=options.node, **asked)
         start = str(found.get("node", options.node))
     elif options.version and not options.node:
-        of_version = place("models", options.name, "versions", options.version)
+        of_version = of_model(options.name, "versions", options.version)
         found = desk.registry.get(f"{of_version}/lineage", **asked)
         start = str(found.get("node") or desk.registry.get(of_version)["artifact_digest"])
     else:

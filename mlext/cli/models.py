@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlext.cli import tables
-from mlext.cli.client import USAGE, CommandFailed, place
+from mlext.cli.client import USAGE, CommandFailed, of_model, place
 from mlext.cli.desk import Commands, Desk, count, entry, measured, model, number, parameter
 
 _MODEL_EXAMPLES = """\
@@ -67,7 +67,7 @@ def _list(desk: Desk, options: Namespace) -> int:
 
 
 def _show(desk: Desk, options: Namespace) -> int:
-    found = desk.registry.get(place("models", options.name))
+    found = desk.registry.get(of_model(options.name))
     desk.show(found, lambda width: tables.sections(found, width))
     return 0
 
@@ -76,7 +76,7 @@ def _describe(desk: Desk, options: Namespace) -> int:
     said = {key: value for key in _ABOUT if (value := getattr(options, key)) is not None}
     if not said:
         raise CommandFailed("nothing is said: --owner, --task, --description", USAGE)
-    found = desk.registry.send("PATCH", place("models", options.name), said)
+    found = desk.registry.send("PATCH", of_model(options.name), said)
     desk.show(found, lambda width: tables.sections(found, width))
     return 0
 
@@ -110,7 +110,7 @@ def _with_sort(arguments: Sequence[str]) -> list[str]:
 
 
 def _list_versions(desk: Desk, options: Namespace) -> int:
-    where = place("models", options.name, "versions") if options.name else place("versions")
+    where = of_model(options.name, "versions") if options.name else place("versions")
     asked = {
         "stage": options.stage,
         "filter": options.filter,
@@ -148,10 +148,10 @@ def version_table(
 
 
 def _show_version(desk: Desk, options: Namespace) -> int:
-    where = ("models", options.name, "versions", options.version)
-    found = desk.registry.get(place(*where))
-    measures = desk.registry.pages(place(*where, "evaluations"), "evaluations")
-    approvals = desk.registry.pages(place(*where, "approvals"), "approvals")
+    where = (options.name, "versions", options.version)
+    found = desk.registry.get(of_model(*where))
+    measures = desk.registry.pages(of_model(*where, "evaluations"), "evaluations")
+    approvals = desk.registry.pages(of_model(*where, "approvals"), "approvals")
     whole = {
         **found,
         "known_metrics": measures["metrics"],
@@ -204,7 +204,7 @@ def _register(desk: Desk, options: Namespace) -> int:
         "tags": dict(options.tag),
         "lineage": [{"type": kind, "target": node} for kind, node in options.sources],
     }
-    where = place("models", options.name, "versions")
+    where = of_model(options.name, "versions")
     try:
         # Sent twice, the second answer names what the first one made.
         made = desk.registry.send("POST", where, document, repeatable=True)
@@ -232,7 +232,7 @@ def evaluate(arguments: Sequence[str]) -> int:
 
 
 def _evaluate(desk: Desk, options: Namespace) -> int:
-    where = place("models", options.name, "versions", options.version, "evaluations")
+    where = of_model(options.name, "versions", options.version, "evaluations")
     document = {"metrics": dict(options.metric), "dataset": options.dataset}
     made = desk.registry.send("POST", where, document)
     said = f"{options.name} version {options.version}: {tables.plain(made['metrics'])}\n"
@@ -252,7 +252,7 @@ def compare(arguments: Sequence[str]) -> int:
 
 
 def _compare(desk: Desk, options: Namespace) -> int:
-    where = place("models", options.name, "compare")
+    where = of_model(options.name, "compare")
     found = desk.registry.get(where, base=options.base, target=options.target)
     desk.show(found, lambda width: tables.sections(differing(found), width))
     return 0
