@@ -23,7 +23,7 @@ from ociserver.stores import existing_catalog
 
 # What asks a registry, as the commands of models do, and what knows what events mean to them.
 _OF_MODELS = {
-    "list": ("mlext.cli.audit:listing", "show events, as a registry answers"),
+    "list": ("mlext.cli.audit:listing", "look through it, the latest first, as a registry answers"),
     "state": ("mlext.cli.state:state", "tell from an export where an alias stood, and when"),
 }
 _BROKEN = 1

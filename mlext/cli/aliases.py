@@ -22,13 +22,13 @@ _ALIAS_EXAMPLES = """\
   lading alias show team/fraud prod --at 2h               (two hours ago)
 """
 _PROMOTE_EXAMPLES = """\
-  lading promote team/fraud 42 prod --check               (what its gate says, nothing moves)
+  lading promote team/fraud 42 prod --check               (asks, moves nothing)
   lading promote team/fraud 42 prod --reason "f1 is better"
   lading promote team/fraud 42 prod --also shadow=41      (both, or neither)
 """
 _ROLLBACK_EXAMPLES = """\
-  lading alias history team/fraud prod                    (what was there, and when)
-  lading rollback team/fraud prod --reason "bad scores"   (to the version before this one)
+  lading alias history team/fraud prod                    (what was there, when)
+  lading rollback team/fraud prod --reason "bad scores"   (one version back)
   lading rollback team/fraud prod --to 40
 """
 _APPROVE_EXAMPLES = """\

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mlext.cli import tables, times
 from mlext.cli.client import place
 from mlext.cli.desk import Commands, Desk, count, model
+from mlext.records import rfc3339
 
 _EXAMPLES = """\
   lading audit list                                       (what happened last)
   lading audit list --model team/fraud --since 2h
-  lading audit list --action promote --since 2026-11-25 --until 2026-11-26 --all
+  lading audit list --action promote --since 2026-11-25 --until 2026-11-26
   lading audit list --outcome denied --actor robot:ci --json
 """
 _OUTCOMES = ("done", "denied", "failed")
 _DONE = "done"
 # Of a table, what only programs look for comes last, where a terminal cuts it.
-_LAST = ("version_id", "evaluation_id", "address", "method", "request_id")
+_LAST = ("digest", "version_id", "evaluation_id", "address", "method", "request_id")
 
 
 def listing(arguments: Sequence[str]) -> int:
@@ -50,43 +51,48 @@ def _list(desk: Desk, options: Namespace) -> int:
         for key in ("subject", "actor", "action", "outcome", "since", "until", "limit")
     }
     found = desk.registry.pages(place("audit"), "events", every=options.all, **asked)
-    desk.show(found, lambda width: events_text(found["events"], width))
+    # What was asked for is the same in every row.
+    told = {key for key in ("subject", "actor") if asked[key] is not None}
+    desk.show(found, lambda width: events_text(found["events"], width, told))
     desk.more(found)
     return 0
 
 
-def events_text(events: Sequence[Mapping[str, Any]], width: int | None = None) -> str:
-    """Return events of the audit as a table."""
-    columns = {
-        "AT": "at",
-        "BY": "actor",
-        "ACTION": "action",
-        "SUBJECT": "subject",
-        "OUTCOME": "outcome",
-    }
-    if all(each.get("outcome") == _DONE for each in events):
-        del columns["OUTCOME"]
-    rows = [
-        [*(each.get(key) for key in columns.values()), _detail(each), each.get("number")]
-        for each in events
-    ]
-    return tables.table([*columns, "DETAIL", "NUMBER"], rows, width)
+def events_text(
+    events: Sequence[Mapping[str, Any]],
+    width: int | None = None,
+    told: Collection[str] = (),
+) -> str:
+    """Return events of the audit as a table, without what is `told` already."""
+    named = {"AT": "at", "BY": "actor", "ACTION": "action", "SUBJECT": "subject"}
+    shown = {heading: key for heading, key in named.items() if key not in told}
+    rows = [[*map(each.get, shown.values()), _detail(each), each.get("number")] for each in events]
+    headings = [*shown, "DETAIL", "NUMBER"]
+    return tables.table(headings, rows, width, whole=("AT", "BY"), spare=("NUMBER",))
 
 
 def _detail(event: Mapping[str, Any]) -> str:
+    """Return what a person wants to know of an event first, and what else there is after it."""
     detail = event.get("detail")
     flat = dict(detail) if isinstance(detail, Mapping) else {"detail": detail}
-    # Where no gate asked for anything, there is nothing to say of the verdict.
-    if not (flat.get("verdict") or {}).get("conditions"):
-        flat.pop("verdict", None)
-    said = _move(flat) if {"alias", "from", "to"} <= flat.keys() else ""
+    # What failed of it is in the reason.
+    flat.pop("verdict", None)
+    if isinstance(since := flat.get("since"), float):  # of refusals that were counted
+        flat["since"] = rfc3339(since)
+    said = [] if event.get("outcome") == _DONE else [f"{tables.plain(event.get('outcome'))}:"]
+    if {"alias", "from", "to"} <= flat.keys():
+        said.append(_move(flat))
+    if reason := flat.pop("reason", ""):
+        said.append(tables.plain(reason))
     kept = {key: value for key, value in flat.items() if value not in (None, "", {}, [])}
     last = {key: kept.pop(key) for key in _LAST if key in kept}
-    rest = tables.plain({**kept, **last}) if kept or last else ""
-    return f"{said} {rest}".strip()
+    if kept or last:
+        said.append(tables.plain({**kept, **last}))
+    return " ".join(said)
 
 
 def _move(flat: dict[str, Any]) -> str:
     """Return a move of an alias in few words, which are taken out of the rest."""
     stood, stands = flat.pop("from") or {}, flat.pop("to") or {}
-    return f"{flat.pop('alias')}: {stood.get('version', 'nowhere')} -> {stands.get('version')}"
+    way = f"{stood.get('version', 'nowhere')} -> {stands.get('version')}"
+    return f"{tables.plain(flat.pop('alias'))}: {way}"

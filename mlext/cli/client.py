@@ -42,6 +42,7 @@ _AWAY = frozenset(
 _REPEATABLE = frozenset(("GET", "PUT", "PATCH"))
 # A person waits for the word that the address is wrong: these come at once.
 _FOR_GOOD = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, httpx.DecodingError)
+_WHO = "say who you are"
 _MANIFESTS = (
     "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, "
     "application/vnd.docker.distribution.manifest.v2+json, "
@@ -294,7 +295,9 @@ def _refusal(answer: httpx.Response, address: Address) -> CommandFailed:
     status = answer.status_code
     message = _sentence(answer, address, problem)
     if status == HTTPStatus.UNAUTHORIZED and address.authorization is None:
-        message += ": say who you are by --user, LADING_USER, LADING_TOKEN or `docker login`"
+        # Where that is all that the registry asks for, it is said once.
+        how = f"{_WHO} by --user, LADING_USER, LADING_TOKEN or `docker login`"
+        message = how if message == _WHO else f"{message}: {how}"
     if (seconds := answer.headers.get("retry-after")) and status in {_BUSY, *_AWAY}:
         message += f" (to be asked again after {seconds})"
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR and problem and problem.get("request_id"):

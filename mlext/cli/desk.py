@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from mlext.cli import tables
@@ -24,11 +24,12 @@ from ociserver.refs import parse_name, parse_tag
 # As the registry: ten digits are none of its numbers.
 _DIGITS = 10
 _ENDS = """\
-exit status: 0; 1 refused, or a check failed; 2 asked wrongly; 3 the alias stands elsewhere;
-4 the registry is out of reach
+exit status: 0; 1 refused, or a check failed; 2 asked wrongly;
+3 the alias stands elsewhere; 4 the registry is out of reach
 
-who asks, the first that says so: --user (password: --password-stdin, LADING_PASSWORD, or a
-prompt), LADING_TOKEN, LADING_USER and LADING_PASSWORD, what `docker login` or `oras login` kept"""
+who asks, the first that says so: --user (password: --password-stdin,
+LADING_PASSWORD, or a prompt), LADING_TOKEN, LADING_USER and LADING_PASSWORD,
+what `docker login` or `oras login` kept"""
 
 
 class Desk:
@@ -127,7 +128,21 @@ class Commands:
         return status
 
 
-_FORMAT: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """What every command takes is listed below, and not in the line that says how this one goes."""
+
+    def add_usage(
+        self,
+        usage: str | None,
+        actions: Iterable[argparse.Action],
+        groups: Iterable[Any],
+        prefix: str | None = None,
+    ) -> None:
+        own = [each for each in actions if not _COMMON.intersection(each.option_strings)]
+        super().add_usage(usage, own, groups, prefix)
+
+
+_FORMAT: Any = {"formatter_class": _Help}
 
 
 def _epilog(examples: str) -> str:
@@ -151,6 +166,9 @@ _CONNECTION: Sequence[tuple[str, dict[str, Any]]] = (
     ("--client-cert", {"metavar": "FILE", "help": "a certificate of one's own to show"}),
     ("--client-key", {"metavar": "FILE", "help": "its key, where that is in another file"}),
 )
+
+
+_COMMON = frozenset(("-h", "--timeout", *(option for option, _ in _CONNECTION)))
 
 
 def _prepared(parser: argparse.ArgumentParser, work: Work) -> argparse.ArgumentParser:
@@ -222,7 +240,7 @@ def count(text: str) -> int:
     """Return a number of things, one at least, as argparse takes it."""
     is_number = text.isascii() and text.isdecimal() and len(text) < _DIGITS
     if not is_number or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of them, such as 50")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0, such as 50")
     return int(text)
 
 

@@ -16,8 +16,8 @@ from mlext.cli.desk import Commands, Desk
 
 _EXAMPLES = """\
   lading gate list
-  lading gate put prod.toml                               (its id is `prod`, or what --id says)
-  lading gate put - --id prod < gate.toml                 (stdin has no name, so say its id)
+  lading gate put prod.toml                               (as `prod`, or --id)
+  lading gate put - --id prod < gate.toml                 (stdin has no name)
   lading gate show prod --json > prod.json
   lading gate drop prod
 

@@ -11,13 +11,13 @@ from mlext.cli.client import USAGE, CommandFailed, of_model, place
 from mlext.cli.desk import Commands, Desk, alias, count, model, number, parameter
 
 _LINEAGE_EXAMPLES = """\
-  lading lineage team/fraud 42                            (what it was made from)
-  lading lineage team/fraud 42 --downstream               (what was made from it)
+  lading lineage team/fraud 42                            (what it came from)
+  lading lineage team/fraud 42 --downstream               (what came from it)
   lading lineage --node dataset:transactions@2026-10 --downstream --alias prod
 """
 _RUN_EXAMPLES = """\
-  lading run put run-7 --dataset transactions@2026-10 --code 5f2c...(40 digits) \\
-      --image registry.example.com/train@sha256:... --param lr=0.001
+  lading run put run-7 --dataset transactions@2026-10 --code 5f2c...(40 digits)
+  lading run put run-7 --image reg.example.com/train@sha256:... --param lr=0.001
   lading run put run-7 --finished 2026-11-25T03:00:00Z
   lading run show run-7
 """

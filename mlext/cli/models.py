@@ -13,18 +13,18 @@ from mlext.cli.desk import Commands, Desk, count, entry, measured, model, number
 _MODEL_EXAMPLES = """\
   lading models
   lading models show team/fraud
-  lading models describe team/fraud --owner ann@example.com --task classification
+  lading models describe team/fraud --owner ann@example.com --task ranking
 """
 _VERSION_EXAMPLES = """\
   lading versions team/fraud
   lading versions team/fraud --stage staging --sort -metrics.f1 --limit 10
-  lading versions team/fraud --filter "metrics.f1 > 0.8 and params.optimizer = 'adam'" --json
-  lading versions --filter "tags.team = 'fraud'"          (of all models)
+  lading versions team/fraud --filter "metrics.f1 > 0.8 and tags.team = 'a'"
+  lading versions --filter "created_at > '2026-11-01'" --json   (of all models)
   lading versions show team/fraud 42
 """
 _REGISTER_EXAMPLES = """\
-  lading register team/fraud nightly --framework pytorch --metric f1=0.91 --param lr=0.001
-  lading register team/fraud sha256:4bf5... --run-id run-7 --tag team=fraud --json
+  lading register team/fraud nightly --framework pytorch --metric f1=0.91
+  lading register team/fraud sha256:4bf5... --run-id run-7 --tag team=fraud
 """
 _EVALUATE_EXAMPLES = """\
   lading evaluate team/fraud 42 --metric f1=0.93 --dataset holdout@3
@@ -61,7 +61,8 @@ def _list(desk: Desk, options: Namespace) -> int:
         for each in found["models"]
     ]
     headings = ("MODEL", "LATEST", "OWNER", "TASK", "UPDATED")
-    desk.show(found, lambda width: tables.table(headings, rows, width))
+    kept: dict[str, Any] = {"whole": ("MODEL",), "spare": ("TASK", "UPDATED", "OWNER")}
+    desk.show(found, lambda width: tables.table(headings, rows, width, **kept))
     desk.more(found)
     return 0
 
@@ -144,7 +145,10 @@ def version_table(
         left_out.add("ALIASES")
     shown = {heading: key for heading, key in columns.items() if heading not in left_out}
     rows = ([each.get(key) for key in shown.values()] for each in found)
-    return tables.table(list(shown), rows, width)
+    spare = [each for each in ("DIGEST", "BY", "FRAMEWORK") if each in shown]
+    return tables.table(
+        list(shown), rows, width, whole=("MODEL", "ALIASES", "CREATED"), spare=spare
+    )
 
 
 def _show_version(desk: Desk, options: Namespace) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 _DIGEST = re.compile(r"(sha256|sha512):[0-9a-f]{64,128}")
@@ -48,16 +48,47 @@ def letters(text: str) -> str:
 
 
 def table(
-    headings: Sequence[str], rows: Iterable[Sequence[object]], width: int | None = None
+    headings: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    width: int | None = None,
+    *,
+    whole: Collection[str] = (),
+    spare: Sequence[str] = (),
 ) -> str:
     """Return rows under headings. Where that is wider than `width` columns of a terminal, the
     widest are cut; None is for no terminal, where nothing is.
+
+    Before others are cut to nothing, those that are `spare` are left out, the first of them first;
+    `whole` are cut after all others.
     """
     lines = [list(headings), *([plain(each) for each in row] for row in rows)]
-    widths = [max(map(columns, column)) for column in zip(*lines, strict=True)]
     if width is not None:
-        _narrow(widths, width - len(_GAP) * (len(widths) - 1))
+        for heading in spare:
+            if not _has_room(lines, width, whole):
+                place = lines[0].index(heading)
+                lines = [line[:place] + line[place + 1 :] for line in lines]
+    widths = _widths(lines)
+    if width is not None:
+        _narrow(widths, width - _gaps(widths), [each in whole for each in lines[0]])
     return "".join(f"{_line(line, widths)}\n" for line in lines)
+
+
+def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(columns, column)) for column in zip(*lines, strict=True)]
+
+
+def _gaps(widths: Sequence[int]) -> int:
+    return len(_GAP) * (len(widths) - 1)
+
+
+def _has_room(lines: Sequence[Sequence[str]], width: int, whole: Collection[str]) -> bool:
+    """Tell whether no column need be cut to less than a time is wide."""
+    widths = _widths(lines)
+    least = [
+        each if heading in whole else min(each, _WHOLE)
+        for heading, each in zip(lines[0], widths, strict=True)
+    ]
+    return sum(least) + _gaps(widths) <= width
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
@@ -65,10 +96,11 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     return _GAP.join(fitted).rstrip()
 
 
-def _narrow(widths: list[int], most: int) -> None:
+def _narrow(widths: list[int], most: int, whole: Sequence[bool]) -> None:
     # First what somebody wrote: half a time, a digest or a name is of no use.
-    written = [each for each, width in enumerate(widths) if width > _WHOLE]
-    for columns_to_cut in (written, range(len(widths))):
+    others = [each for each, is_whole in enumerate(whole) if not is_whole]
+    written = [each for each in others if widths[each] > _WHOLE]
+    for columns_to_cut in (written, others, range(len(widths))):
         while sum(widths) > most:
             widest = max(columns_to_cut, key=widths.__getitem__, default=None)
             if widest is None or widths[widest] <= _NARROWEST:

@@ -326,6 +326,7 @@ def test_what_cannot_be_asked_is_told_before_anything_is(
         ("alias", "lading alias history team/fraud prod"),
         ("rollback", 'lading rollback team/fraud prod --reason "bad scores"'),
         ("promote", "lading promote team/fraud 42 prod --check"),
+        ("audit list", "lading audit list --model team/fraud --since 2h"),
         ("versions", "lading versions team/fraud --stage staging"),
         ("gate", "lading gate put prod.toml"),
     ],
@@ -333,9 +334,26 @@ def test_what_cannot_be_asked_is_told_before_anything_is(
 def test_help_has_examples_and_says_how_it_ends(
     lading: Commands, command: str, example: str
 ) -> None:
-    said = lading.done(command, "--help")
+    said = lading.done(*command.split(), "--help")
     assert example in said
     assert "3 the alias stands elsewhere" in said
+
+
+HELPED = """models; models list; models show; models describe; versions; versions list;
+versions show; register; evaluate; compare; alias; alias list; alias show; alias history; promote;
+rollback; approve; gate; gate put; lineage; run; run put; audit; audit list; audit state"""
+
+
+@pytest.mark.parametrize("command", HELPED.split(";"))
+def test_help_fits_a_terminal_and_an_error_shows_what_is_the_command_s_own(
+    lading: Commands, command: str
+) -> None:
+    said = lading.done(*command.split(), "--help", COLUMNS="80")
+    assert max(map(len, said.splitlines())) <= 80
+    assert "--server" not in said.partition("\n\n")[0]
+    wrong = lading(*command.split(), "--no-such", COLUMNS="80")
+    assert wrong.status == 2
+    assert len(wrong.err.splitlines()) < 7
 
 
 def test_a_reader_that_has_enough_is_no_failure(models: Modelling, model: str) -> None:

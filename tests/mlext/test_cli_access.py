@@ -103,7 +103,9 @@ def test_a_login_elsewhere_is_sent_nowhere_else(
     log_in(registry, tmp_path, "ann", registry.secrets["ann"], host="registry.example.com")
     ended = lading("models", "show", model)
     assert ended.status == 1
-    assert "say who you are by --user, LADING_USER, LADING_TOKEN or `docker login`" in ended.err
+    assert ended.err == (
+        "lading models: say who you are by --user, LADING_USER, LADING_TOKEN or `docker login`\n"
+    )
     log_in(registry, tmp_path, "ann", registry.secrets["ann"], host=f"https://{registry.host}/v1/")
     assert lading("models", "show", model).status == 0
     (tmp_path / ".docker" / "config.json").write_text("[no json")

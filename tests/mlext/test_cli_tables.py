@@ -249,18 +249,47 @@ def test_events_of_the_audit_are_a_table() -> None:
     }  # fmt: skip
     assert events_text([event]) == (
         "AT                    BY        ACTION   SUBJECT     DETAIL"
-        "                                           NUMBER\n"
+        "                                    NUMBER\n"
         "2026-11-25 03:00:00Z  user:ann  promote  team/fraud  "
-        "prod: 42 -> 41 reason=bad scores request_id=r-1  7\n"
+        "prod: 42 -> 41 bad scores request_id=r-1  7\n"
     )
-    # On a terminal what only programs look for is cut first.
+    # On a terminal what only programs look for goes first, and a time or a name last.
     narrow = events_text([event], 80).splitlines()
-    assert "prod: 42 -> 41" in narrow[1]
-    assert {len(line) for line in narrow} <= {80, 75}
-    refused = {**event, "outcome": "denied", "detail": {"address": "::1", "reason": "no"}}
-    assert "denied   reason=no address=::1" in events_text([refused])
-    assert "OUTCOME" in events_text([refused])
+    assert narrow[1] == (
+        "2026-11-25 03:00:00Z  user:ann  promote  team/fraud  prod: 42 -> 41 bad score..."
+    )
+    # What was asked for is not said again.
+    assert events_text([event], 80, {"subject", "actor"}).splitlines() == [
+        "AT                    ACTION   DETAIL                                    NUMBER",
+        "2026-11-25 03:00:00Z  promote  prod: 42 -> 41 bad scores request_id=r-1  7",
+    ]
+    detail = {"address": "::1", "reason": "no", "repeated": 2, "since": 1795575600.0}
+    refused = events_text([{**event, "outcome": "denied", "detail": detail}])
+    assert "  denied: no repeated=2 since=2026-11-25 03:00:00Z address=::1  7\n" in refused
     assert events_text([]).split() == ["AT", "BY", "ACTION", "SUBJECT", "DETAIL", "NUMBER"]
+
+
+def test_a_terminal_does_without_some_columns_before_others_say_nothing() -> None:
+    version = {
+        "model": "team/base-models/bert-large-uncased", "version": 41, "aliases": ["prod"],
+        "framework": "pytorch", "metrics": {"f1": 0.91, "loss": 0.25},
+        "created_at": "2026-11-25T03:00:00Z", "created_by": "robot:ci",
+        "artifact_digest": "sha256:" + "a" * 64,
+    }  # fmt: skip
+    assert version_table([version], 80).splitlines() == [
+        "VERSION  ALIASES  FRAMEWORK  METRICS            CREATED               BY",
+        "41       prod     pytorch    f1=0.91 loss=0.25  2026-11-25 03:00:00Z  robot:ci",
+    ]
+    of_any = version_table([version], 100, is_of_any=True)
+    assert of_any.splitlines()[1] == (
+        "team/base-models/bert-large-uncased  41       prod     f1=0.91 loss=0.25"
+        "  2026-11-25 03:00:00Z"
+    )
+    assert "sha256:aaaaaaaaaaaa" in version_table([version], is_of_any=True)
+    # Names are cut after all else.
+    assert version_table([version], 80, is_of_any=True).splitlines()[1] == (
+        "team/base-models/bert-large...  41       prod     f1=0....  2026-11-25 03:00:00Z"
+    )
 
 
 def test_what_a_gate_asks_is_said_in_a_line() -> None:
