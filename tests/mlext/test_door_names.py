@@ -1,6 +1,7 @@
 # Models and aliases that are called like doors: what is done to one is never done to another.
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,8 @@ def test_whatever_is_written_is_of_the_model_that_is_named_or_refused(
     last = client.get("/v1/audit", params={"limit": 1}).json()["events"][0]["number"]
     digest = models.artifact(name)
     body: dict[str, Any] = {"artifact_digest": digest}
+    # Where an alias stands already nothing moves.
+    fresh = uuid.uuid4().hex
     answers = [
         client.post(f"{place}/versions", json=body),
         client.post(f"{place}/versions/1/evaluations", json={"metrics": {"f1": 0.5}}),
@@ -96,10 +99,11 @@ def test_whatever_is_written_is_of_the_model_that_is_named_or_refused(
         client.post(
             f"{place}/versions/1/lineage", json={"type": "dataset", "target": f"d@{len(digest)}"}
         ),
-        client.put(f"{place}/aliases/prod", json={"version": 2, "reason": name}),
+        client.put(f"{place}/aliases/{fresh}", json={"version": 2, "reason": name}),
         client.put(f"{place}/aliases/versions", json={"version": 2, "reason": name}),
         client.post(
-            f"{place}/aliases", json={"moves": [{"alias": "blue", "version": 1}], "reason": name}
+            f"{place}/aliases",
+            json={"moves": [{"alias": f"{fresh}-2", "version": 1}], "reason": name},
         ),
         client.patch(place, json={"description": digest}),
     ]
