@@ -71,6 +71,13 @@ class Asking:
             script.group().step("GET", f"/v1/models/{name}/aliases/prod", 200)
         return script.save()
 
+    def pages(self) -> Path:
+        """Ask for a page of every model once, by a name that no search of `searches` has."""
+        script = Script(self._folder / "pages.script", ends_when_used=True)
+        for name in self._names():
+            script.group().step("GET", f"/v1/models/{name}/versions?limit={PAGE - 1}", 200)
+        return script.save()
+
     def searches(self) -> Iterator[tuple[str, Path]]:
         """Yield each kind of search, with its name."""
         for name, ask in (

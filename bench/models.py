@@ -51,7 +51,11 @@ TARGETS = (
 # (label, key, least ratio to MLflow's rate on SQLite).
 RATIOS = (
     ("alias resolves a second ÷ MLflow's", "resolve_rate", 100.0),
-    ("pages of one model's versions a second ÷ MLflow's", "newest_rate", 20.0),
+    (
+        "pages of one model's versions, each for the first time, a second ÷ MLflow's",
+        "newest_rate",
+        20.0,
+    ),
     ("pages of versions by tag a second ÷ MLflow's", "tagged_rate", 20.0),
 )
 CPU = "… the server's CPU, ms each"
@@ -66,6 +70,8 @@ ROWS = (
     ("newest_p95", "… p95"),
     ("newest_rate", "… a second, 16 clients"),
     ("newest_cpu", CPU),
+    ("again_rate", "… the same pages again, a second"),
+    ("again_cpu", CPU),
     ("one_p50", "a model's versions, filtered by metric and tag, sorted by metric, p50 ms"),
     ("one_p95", "… p95"),
     ("broad_p50", "across models, a metric above a bound by that metric, p50 ms"),
@@ -138,6 +144,11 @@ def take(server: Server, asking: Asking, sizes: Sizes) -> Figures:
         figures |= {f"{name}_p50": played.p50_ms, f"{name}_p95": played.p95_ms}
         if name in ("newest", "tagged"):
             figures |= _rate(name, server, script, sizes)
+    if server.peer.name != MLFLOW:
+        # Ours keeps the pages of a model: those that were just asked for are another figure.
+        figures |= {"again_rate": figures["newest_rate"], "again_cpu": figures["newest_cpu"]}
+        first = play(server, asking.pages(), connections=CLIENTS)
+        figures |= {"newest_rate": first.rate, "newest_cpu": _cpu(first)}
     played = play(server, moves)
     figures |= {"move_p50": played.p50_ms, "move_p99": played.p99_ms, "move_cpu": _cpu(played)}
     if server.peer.name != MLFLOW:

@@ -24,6 +24,8 @@ from ociserver.fresh import FreshCache
 
 # Of where aliases point: room for some 13,000.
 _RESOLVED_BYTES = 32 * 1024 * 1024
+# Of pages of one model's versions: room for some 800 of the usual size.
+_LISTED_BYTES = 32 * 1024 * 1024
 # For how long a request with an Idempotency-Key may be sent once more.
 _ANSWERS_SECONDS = 86_400.0
 _FORGET_SECONDS = 3_600.0
@@ -45,10 +47,10 @@ class Models:
         """Put the model registry together."""
         # The registry gave its transactions our rows.
         catalog = cast("ModelsCatalog", house.catalog)
+        generation = house.catalog.generation
         holding = Holding(house.is_public)
-        aliases = AliasDoors(
-            house, catalog, holding, FreshCache(house.catalog.generation, _RESOLVED_BYTES)
-        )
+        search = SearchDoors(catalog, FreshCache(generation, _LISTED_BYTES))
+        aliases = AliasDoors(house, catalog, holding, FreshCache(generation, _RESOLVED_BYTES))
 
         descriptions = DescriptionDoors(house, catalog, holding)
 
@@ -67,12 +69,12 @@ class Models:
                     lineage=LineageDoors(house, catalog),
                     downloads=DownloadDoors(house, catalog, LinkKey(catalog)),
                     audit=AuditDoors(catalog),
-                    search=SearchDoors(catalog),
+                    search=search,
                 )
             ),
             offers=_OFFERS,
             documents=DOCUMENTS,
             background=[(_FORGET_SECONDS, forget_answers)],
-            at_hand=(aliases.at_hand,),
+            at_hand=(aliases.at_hand, search.at_hand),
             close=descriptions.aclose,
         )

@@ -19,8 +19,8 @@ from typing import TypeGuard
 from mlext import filters
 from mlext.documents import UNKEPT, WHOLE_MAX, is_finite
 from mlext.errors import CursorInvalid, DocumentInvalid, FilterInvalid
-from mlext.filters import Expression, Field, Kind
-from mlext.records import Metrics, ModelVersion
+from mlext.filters import Expression, Field, Kind, conditions
+from mlext.records import Metrics
 from ociserver.errors import NameInvalid
 from ociserver.refs import RepositoryName, Tag, parse_name, shortened
 
@@ -81,12 +81,28 @@ class Query:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """A version as a search finds it: with its aliases, and its metrics as known last."""
+    """A version as a search finds it: `body` is that of `ModelVersion`, `metrics` are as known
+    last where an evaluation came after it.
+    """
 
-    version: ModelVersion
-    aliases: tuple[Tag, ...]
-    metrics: Metrics
     position: Position
+    body: bytes
+    aliases: tuple[Tag, ...]
+    metrics: Metrics | None
+
+    def shown(self) -> bytes:
+        """Return it as the wire shows it, in JSON.
+
+        Most were never evaluated: of those nothing is read, and what is written is all there.
+        """
+        body = self.body
+        if self.metrics is not None:
+            body = _written(json.loads(body) | {"metrics": dict(self.metrics)})
+        return b'%s, "aliases": %s}' % (body.removesuffix(b"}"), _written(self.aliases))
+
+
+def _written(document: object) -> bytes:
+    return json.dumps(document, ensure_ascii=False).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +216,17 @@ def columns(order: tuple[SortKey, ...]) -> list[ColumnKind]:
             case _:
                 found.append(ColumnKind(str, lacking=True))
     return found
+
+
+def is_of_model_alone(query: Query) -> bool:
+    """Tell whether only changes of the model itself change what a search of it finds.
+
+    Lineage is also what a run says, and that is of no model.
+    """
+    if query.model is None:
+        return False
+    asked = conditions(query.where) if query.where is not None else ()
+    return all(each.field.kind is not Kind.LINEAGE for each in asked)
 
 
 def _is_one(value: object, kind: ColumnKind) -> bool:

@@ -1,5 +1,8 @@
 """The statement of one page of a search: which keys, in which order, and what is shown of them.
 
+What is asked for again, of another model or from another cursor on, has the same statement with
+other parameters: writing one takes longer than a page of one model does.
+
 The anchor is what is gone through until a page is full: the versions of a narrow condition, the
 rows of the first sort key in the order of their index, or all versions. Everything else that is
 asked is looked up for each of them by primary key.
@@ -8,8 +11,9 @@ asked is looked up for each of them by primary key.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
@@ -22,9 +26,9 @@ from sqlalchemy import (
     String,
     Subquery,
     and_,
+    bindparam,
     case,
     func,
-    literal,
     null,
     or_,
     select,
@@ -45,18 +49,18 @@ from mlext.pages import (
     MODEL,
     TEXT_MAX,
     VERSION,
-    Position,
     Query,
     SortKey,
-    SortValue,
     columns,
 )
 from mlext.storage.matching import KINDS, SPARSE, Matching, attribute, keys_of
-from mlext.storage.schema import alias, model_version, version_value
+from mlext.storage.schema import alias, evaluation, model_version, version_value
 from ociserver.storage.schema import repository
 
 # Models that are worth being gone through one by one.
 _FEW = 100
+# Statements that are kept: what a dashboard asks for again and again. The largest takes some 2 MiB.
+_KEPT = 64
 # Names have no control characters (`documents.py`), nor have numbers and aliases.
 WITHIN, BETWEEN = "\x1f", "\x1e"
 # Made once, as in `matching.py`.
@@ -93,14 +97,14 @@ class _Column:
             yield self.of.is_(None)
         yield self.of.desc() if self.descending else self.of.asc()
 
-    def after(self, value: SortValue | ColumnElement[int]) -> ColumnElement[bool] | None:
+    def after(self, value: ColumnElement[Any] | None) -> ColumnElement[bool] | None:
         """Return what comes strictly after the value, None where nothing does."""
         if value is None:
             return None
         beyond = self.of < value if self.descending else self.of > value
         return or_(beyond, self.of.is_(None)) if self.lacking else beyond
 
-    def same(self, value: SortValue | ColumnElement[int]) -> ColumnElement[bool]:
+    def same(self, value: ColumnElement[Any] | None) -> ColumnElement[bool]:
         return self.of.is_(None) if value is None else self.of == value
 
     def unindexed(self) -> _Column:
@@ -120,32 +124,78 @@ def conjuncts(expression: Expression | None) -> Iterator[Expression]:
         yield expression
 
 
-class Selection:
-    """One page. Where all models are searched and the first sort key is one that versions may lack,
-    only those with it are taken, or with `lacking` those without. `driver` is the condition
-    whose versions, few of them, are gone through; without it the first sort key's index is.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What makes two statements differ; all else are parameters.
+
+    Where all models are searched and the first sort key is one that versions may lack, only those
+    with it are taken, or with `lacking` those without. `driver` is the condition whose versions,
+    few of them, are gone through; without it the first sort key's index is. `after` tells of each
+    value of the position whether it is there, `within` whether the models are few.
     """
 
-    def __init__(
-        self,
-        dialect: str,
-        query: Query,
-        scope: Scope,
-        *,
-        lacking: bool = False,
-        driver: Expression | None = None,
-    ) -> None:
-        self._dialect = dialect
-        self._query = query
-        self._scope = scope
-        self._driver = driver
-        first = query.order[0].field
-        is_parted = scope.model_id is None and first.kind in KINDS
-        self._lacked = first if is_parted and lacking else None
-        self._had = first if is_parted and not lacking else None
+    dialect: str
+    where: Expression | None
+    order: tuple[SortKey, ...]
+    of_one: bool
+    within: bool | None
+    after: tuple[bool, ...] | None
+    lacking: bool
+    driver: Expression | None
+
+
+def page_of(
+    dialect: str,
+    query: Query,
+    scope: Scope,
+    *,
+    lacking: bool = False,
+    driver: Expression | None = None,
+) -> tuple[Select[Any], Mapping[str, Any]]:
+    """Return the statement of a page, as `Shape` says, and its parameters: a row for each version,
+    and one more that is not shown. A row has the values of the order's columns, the model's name,
+    the number, the body, metrics if it was evaluated, and aliases.
+    """
+    values: dict[str, Any] = {"limit": query.limit, "rows": query.limit + 1, "bytes": BODIES_MAX}
+    if scope.model_id is not None:
+        values["model_id"] = scope.model_id
+    if scope.within is not None:
+        ids = [*scope.within]
+        values["within"] = json.dumps(ids) if dialect == "sqlite" else ids
+    after = query.after
+    if after is not None:
+        values |= {f"after_{index}": each for index, each in enumerate(after.values)}
+        values |= {"after_model": after.model, "after_number": after.number}
+    shape = Shape(
+        dialect=dialect,
+        where=query.where,
+        order=query.order,
+        of_one=scope.model_id is not None,
+        within=None if scope.within is None else len(scope.within) <= _FEW,
+        after=None if after is None else tuple(each is not None for each in after.values),
+        lacking=lacking,
+        driver=driver,
+    )
+    return _statement(shape), values
+
+
+@lru_cache(maxsize=_KEPT)
+def _statement(shape: Shape) -> Select[Any]:
+    return _Selection(shape).statement()
+
+
+class _Selection:
+    """Writes the statement of a page."""
+
+    def __init__(self, shape: Shape) -> None:
+        self._shape = shape
+        first = shape.order[0].field
+        is_parted = not shape.of_one and first.kind in KINDS
+        self._lacked = first if is_parted and shape.lacking else None
+        self._had = first if is_parted and not shape.lacking else None
         self._where: list[ColumnElement[bool]] = []
         self._anchor: FromClause = model_version
-        keys = None if driver is None else keys_of(driver)
+        keys = None if shape.driver is None else keys_of(shape.driver)
         self._is_sorted = keys is None and self._had is not None
         if keys is not None:
             self._anchor = keys.subquery("driver")
@@ -154,10 +204,9 @@ class Selection:
             self._where += [row.c.kind == KINDS[first.kind], row.c.key == first.key]
         self._id: ColumnElement[int] = self._anchor.c.repository_id
         self._number: ColumnElement[int] = self._anchor.c.number
-        self._matching = Matching(dialect, self._id, self._number)
-        found = [each for key in query.order for each in self._of_key(key)]
+        self._matching = Matching(shape.dialect, self._id, self._number)
+        found = [each for key in shape.order for each in self._of_key(key)]
         self._columns = found if keys is None else [each.unindexed() for each in found]
-        self.width = len(found)
         self._filter()
 
     def _of_key(self, key: SortKey) -> Iterator[_Column]:
@@ -193,15 +242,15 @@ class Selection:
         elif self._had is not None and not self._is_sorted:
             self._where.append(self._matching.holds(Presence(self._had, present=True)))
         # They are looked up in this order, until one does not hold.
-        for each in sorted(conjuncts(self._query.where), key=_is_wide):
-            if each is not self._driver:
+        for each in sorted(conjuncts(self._shape.where), key=_is_wide):
+            if each != self._shape.driver:
                 self._where.append(self._on_anchor(each))
-        if self._scope.model_id is not None:
-            self._where.append(self._id == self._scope.model_id)
-        if self._scope.within is not None:
-            self._where.append(self._is_within())
-        if self._query.after is not None:
-            self._where.append(self._is_after(self._query.after))
+        if self._shape.of_one:
+            self._where.append(self._id == bindparam("model_id"))
+        if self._shape.within is not None:
+            self._where.append(self._is_within(are_few=self._shape.within))
+        if self._shape.after is not None:
+            self._where.append(self._is_after(self._shape.after))
 
     def _on_anchor(self, each: Expression) -> ColumnElement[bool]:
         """Return whether it holds; of the anchor's own field, so that its index bounds the scan."""
@@ -209,23 +258,26 @@ class Selection:
             return self._matching.value(self._anchor, each.operator, each.values)
         return self._matching.holds(each)
 
-    def _is_within(self) -> ColumnElement[bool]:
-        ids = [*(self._scope.within or ())]
+    def _is_within(self, *, are_few: bool) -> ColumnElement[bool]:
         # With a sum there is no index to go by: many models are no way to find anything.
-        of = self._id if len(ids) <= _FEW else self._id + 0
-        if self._dialect == "sqlite":
-            return of.in_(select(func.json_each(json.dumps(ids)).table_valued("value").c.value))
-        return of == func.any(literal(ids, ARRAY(Integer)))
+        of = self._id if are_few else self._id + 0
+        if self._shape.dialect == "sqlite":
+            ids = func.json_each(bindparam("within", type_=String()))
+            return of.in_(select(ids.table_valued("value").c.value))
+        return of == func.any(bindparam("within", type_=ARRAY(Integer)))
 
-    def _is_after(self, after: Position) -> ColumnElement[bool]:
+    def _is_after(self, after: Sequence[bool]) -> ColumnElement[bool]:
         """Return whether a version comes after the position: in its first column that differs."""
         ties = self._ties()
-        values: list[SortValue | ColumnElement[int]] = [*after.values]
+        values: list[ColumnElement[Any] | None] = [
+            bindparam(f"after_{index}", type_=each.of.type) if is_there else None
+            for index, (each, is_there) in enumerate(zip(self._columns, after, strict=True))
+        ]
         if len(ties) == 2:  # noqa: PLR2004 - a model and a number
-            model_id = select(_last.c.id).where(_last.c.name == after.model)
+            model_id = select(_last.c.id).where(_last.c.name == bindparam("after_model"))
             values.append(model_id.scalar_subquery())
         if ties:
-            values.append(after.number)
+            values.append(bindparam("after_number", type_=Integer()))
         either: list[ColumnElement[bool]] = []
         same: list[ColumnElement[bool]] = []
         for column, value in zip([*self._columns, *ties], values, strict=True):
@@ -244,12 +296,12 @@ class Selection:
 
     def _ties(self) -> list[_Column]:
         """Return what orders versions that are equal so far: as the index of the anchor does."""
-        fields = {each.field for each in self._query.order}
-        down = self._query.order[-1].descending
-        if VERSION in fields and (self._scope.model_id is not None or MODEL in fields):
+        fields = {each.field for each in self._shape.order}
+        down = self._shape.order[-1].descending
+        if VERSION in fields and (self._shape.of_one or MODEL in fields):
             return []
         number = _Column(self._number, down, lacking=False)
-        if self._scope.model_id is not None:
+        if self._shape.of_one:
             return [number]
         return [_Column(self._id, down, lacking=False), number]
 
@@ -270,14 +322,14 @@ class Selection:
         return found
 
     def _fields(self) -> Iterator[Field]:
-        for each in self._query.order:
+        for each in self._shape.order:
             yield each.field
-        if self._query.where is not None:
-            for condition in conditions(self._query.where):
+        if self._shape.where is not None:
+            for condition in conditions(self._shape.where):
                 yield condition.field
 
     def statement(self) -> Select[Any]:
-        """Return the statement: a row for each version, and one more that is not shown."""
+        """Return the statement that `page_of` describes."""
         sought = [*self._columns, *self._ties()]
         keys = select(
             self._id.label("repository_id"),
@@ -285,7 +337,7 @@ class Selection:
             *(each.of.label(f"sort_{index}") for index, each in enumerate(self._columns)),
         ).select_from(self._source())
         order = [part for each in sought for part in each.order()]
-        page = keys.where(*self._where).order_by(*order).limit(self._query.limit + 1)
+        page = keys.where(*self._where).order_by(*order).limit(bindparam("rows", type_=Integer()))
         return self._shown(page.subquery("page"))
 
     def _shown(self, page: Subquery) -> Select[Any]:
@@ -300,14 +352,15 @@ class Selection:
         order = [part for each in [*sort, *ties] for part in each.order()]
         place = func.row_number().over(order_by=order)
         size = func.sum(func.length(model_version.c.body)).over(order_by=order, rows=(None, 0))
-        is_shown = and_(place <= self._query.limit, or_(place == 1, size <= BODIES_MAX))
-        values = [page.c[f"sort_{index}"] for index in range(self.width)]
-        rest = [each for each in model_version.c if each.name not in ("repository_id", "body")]
+        limit = bindparam("limit", type_=Integer())
+        is_shown = and_(
+            place <= limit, or_(place == 1, size <= bindparam("bytes", type_=Integer()))
+        )
         return (
             select(
-                *values,
-                *rest,
+                *(page.c[f"sort_{index}"] for index in range(len(self._columns))),
                 repository.c.name,
+                model_version.c.number,
                 case((is_shown, model_version.c.body)).label("body"),
                 _metrics(page).label("metrics"),
                 _aliases(page).label("aliases"),
@@ -334,7 +387,15 @@ def _is_wide(each: Expression) -> bool:
 def _metrics(page: Subquery) -> ColumnElement[str]:
     row = _measured
     each = row.c.key + WITHIN + row.c.text_value
-    return (
+    evaluated = (
+        select(evaluation.c.number)
+        .where(
+            evaluation.c.repository_id == page.c.repository_id,
+            evaluation.c.number == page.c.number,
+        )
+        .exists()
+    )
+    measured = (
         select(func.aggregate_strings(each, BETWEEN))
         .where(
             row.c.repository_id == page.c.repository_id,
@@ -344,6 +405,7 @@ def _metrics(page: Subquery) -> ColumnElement[str]:
         )
         .scalar_subquery()
     )
+    return case((evaluated, measured))
 
 
 def _aliases(page: Subquery) -> ColumnElement[str]:

@@ -20,10 +20,10 @@ from sqlalchemy.exc import DBAPIError
 from mlext.errors import SearchSlow
 from mlext.filters import Comparison, Expression, Operator
 from mlext.pages import MODEL, Found, Page, Position, Query, columns
+from mlext.records import Metrics
 from mlext.storage.matching import KINDS, keys_of
-from mlext.storage.ordering import BETWEEN, WITHIN, Scope, Selection, conjuncts
+from mlext.storage.ordering import BETWEEN, WITHIN, Scope, conjuncts, page_of
 from mlext.storage.schema import model
-from mlext.storage.versions import as_version
 from ociserver.refs import RepositoryName, Tag
 from ociserver.storage.schema import repository
 from ociserver.storage.transaction import SqlTransaction, known_repository
@@ -62,7 +62,7 @@ class SearchSql(SqlTransaction):
                 return Page((), None)
             driver = self._driver(query) if scope.model_id is None else None
             if query.order[0].field.kind not in KINDS or scope.model_id is not None:
-                return self._page(Selection(self._dialect, query, scope, driver=driver))
+                return self._page(query, scope, driver=driver)
             return self._page_of_both(query, scope, driver)
 
     def _scope(self, query: Query) -> Scope | None:
@@ -101,21 +101,24 @@ class SearchSql(SqlTransaction):
         page = Page((), None)
         is_past = _is_past(query)
         if not is_past:
-            page = self._page(Selection(self._dialect, query, scope, driver=driver))
+            page = self._page(query, scope, driver=driver)
             if page.following is not None or _requires(query):
                 return page
         left = query.limit - len(page.found)
         rest = replace(query, limit=max(left, 1), after=query.after if is_past else None)
-        then = self._page(Selection(self._dialect, rest, scope, driver=driver, lacking=True))
+        then = self._page(rest, scope, driver=driver, lacking=True)
         if left == 0:
-            return Page(page.found, then.found[0].version.model if then.found else None)
+            return Page(page.found, then.found[0].position.model if then.found else None)
         return Page(page.found + then.found, then.following)
 
-    def _page(self, selection: Selection) -> Page:
-        rows = self._db.execute(selection.statement()).all()
+    def _page(
+        self, query: Query, scope: Scope, *, driver: Expression | None, lacking: bool = False
+    ) -> Page:
+        asked = page_of(self._dialect, query, scope, driver=driver, lacking=lacking)
+        rows = self._db.execute(*asked).all()
         shown = [row for row in rows if row.body is not None]
         following = RepositoryName(rows[len(shown)].name) if len(rows) > len(shown) else None
-        return Page(tuple(_as_found(row, selection.width) for row in shown), following)
+        return Page(tuple(map(_as_found, shown)), following)
 
     @contextmanager
     def _hurried(self) -> Iterator[None]:
@@ -171,13 +174,18 @@ def _is_past(query: Query) -> bool:
     return query.after is not None and all(each is None for each in query.after.values[:width])
 
 
-def _as_found(row: Row[Any], width: int) -> Found:
-    measured = sorted(each.split(WITHIN) for each in (row.metrics or "").split(BETWEEN) if each)
+def _as_found(row: Row[Any]) -> Found:
+    *values, name, number, body, metrics, aliases = tuple(row)
+    return Found(
+        position=Position(tuple(values), RepositoryName(name), number),
+        body=body,
+        aliases=tuple(map(Tag, sorted(aliases.split(BETWEEN)))) if aliases else (),
+        metrics=_as_metrics(metrics) if metrics else None,
+    )
+
+
+def _as_metrics(text: str) -> Metrics:
+    measured = sorted(each.split(WITHIN) for each in text.split(BETWEEN))
     # One text is read faster than one for each.
     numbers = json.loads(f"[{','.join(value for _, value in measured)}]")
-    return Found(
-        version=as_version(row),
-        aliases=tuple(Tag(each) for each in sorted((row.aliases or "").split(BETWEEN)) if each),
-        metrics=dict(zip((key for key, _ in measured), numbers, strict=True)),
-        position=Position(tuple(row[:width]), RepositoryName(row.name), row.number),
-    )
+    return dict(zip((key for key, _ in measured), numbers, strict=True))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,13 +15,16 @@ from starlette.responses import Response
 from mlext import comparison, filters, pages, versions
 from mlext.errors import DocumentInvalid
 from mlext.filters import Expression, quoted
-from mlext.pages import Found, Page, Query
+from mlext.pages import Page, Query
 from mlext.ports import ModelsCatalog, ModelsTx
-from mlext.web.answers import shown
+from mlext.web.answers import raw, rendered, shown
 from mlext.web.asked import model_of, parameters, version_number, whole
 from ociserver.auth.rules import Action
+from ociserver.errors import Unavailable
 from ociserver.extension import author_of
+from ociserver.fresh import FreshCache
 from ociserver.refs import RepositoryName, shortened
+from ociserver.rendered import Rendered
 
 _METRIC = re.compile(
     r"(?P<key>[^<>=!]+?)\s*(?P<how>!=|<=|>=|=|<|>)\s*(?P<number>[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)"
@@ -33,11 +36,29 @@ _PAGING = ("filter", "sort", "limit", "cursor")
 _REPEATED = ("tag", "metric")
 
 
-class SearchDoors:
-    """Handlers of searches."""
+class Listed(Rendered):
+    """A page of one model's versions, as it is answered: to be asked for anew each time."""
 
-    def __init__(self, catalog: ModelsCatalog) -> None:
+    __slots__ = ()
+
+    def __init__(self, model: RepositoryName, body: bytes) -> None:
+        etag = f'"{hashlib.sha256(body).hexdigest()}"'
+        super().__init__(
+            endpoint="versions",
+            repository=model,
+            etag=etag,
+            validators=[(b"cache-control", b"private, no-cache"), (b"etag", etag.encode())],
+            media_type="application/json",
+            body=body,
+        )
+
+
+class SearchDoors:
+    """Handlers of searches. `listed` keeps pages of one model for as long as they hold."""
+
+    def __init__(self, catalog: ModelsCatalog, listed: FreshCache[bytes, Listed]) -> None:
         self._catalog = catalog
+        self._listed = listed
         # The embedded catalog has a handful of readers, and others wait for one.
         self._everywhere = asyncio.Semaphore(_AT_ONCE)
 
@@ -46,11 +67,30 @@ class SearchDoors:
         name = model_of(request)
         query = _query(request, name)
 
-        def read(tx: ModelsTx) -> Page:
-            versions.the_model(tx, name)
-            return tx.found(query)
+        def search(tx: ModelsTx) -> Page:
+            page = tx.found(query)
+            if not page.found:
+                versions.the_model(tx, name)
+            return page
 
-        return _answer(query, await self._catalog.read(read))
+        async def read() -> Listed:
+            return Listed(name, _shown(query, await self._catalog.read(search)))
+
+        if not pages.is_of_model_alone(query):
+            return rendered(request, await read(), ())
+        target, asked = request.scope["raw_path"], request.scope["query_string"]
+        place = b"%s?%s" % (target, asked) if asked else target
+        found = await self._listed.get_or_read(
+            place, name, read, lambda page: len(page.body) + len(place)
+        )
+        return rendered(request, found, ())
+
+    def at_hand(self, target: bytes) -> Rendered | None:
+        """Return the answer to a GET or HEAD of exactly this target, if it is at hand and holds."""
+        try:
+            return self._listed.get(target)
+        except Unavailable:
+            return None  # whether it still holds cannot be told: the long way says so
 
     async def everywhere(self, request: Request) -> Response:
         """List versions of all models that the caller may pull."""
@@ -58,7 +98,7 @@ class SearchDoors:
 
         def read(tx: ModelsTx) -> Page:
             page = tx.found(query)
-            seen = {each.version.model for each in page.found} | {page.following}
+            seen = {each.position.model for each in page.found} | {page.following}
             if all(each is None or may(Action.PULL, each, None) for each in seen):
                 return page
             # Not filled up from what comes next: how far one had to read, and the cursor of the
@@ -68,7 +108,7 @@ class SearchDoors:
 
         async with self._everywhere:
             page = await self._catalog.read(read)
-        return _answer(query, page)
+        return raw(_shown(query, page))
 
     async def compare(self, request: Request) -> Response:
         """Say what differs between two versions of a model."""
@@ -98,19 +138,11 @@ def _side(tx: ModelsTx, name: RepositoryName, number: int) -> comparison.Side:
     )
 
 
-def _answer(query: Query, page: Page) -> Response:
+def _shown(query: Query, page: Page) -> bytes:
     more = page.following is not None and page.found
-    return shown(
-        {
-            "versions": [_shown(each) for each in page.found],
-            "next_cursor": pages.cursor(query, page.found[-1].position) if more else None,
-        }
-    )
-
-
-def _shown(found: Found) -> dict[str, Any]:
-    body: dict[str, Any] = json.loads(found.version.body)
-    return {**body, "metrics": dict(found.metrics), "aliases": list(found.aliases)}
+    cursor = pages.cursor(query, page.found[-1].position) if more else None
+    versions = b", ".join(each.shown() for each in page.found)
+    return b'{"versions": [%s], "next_cursor": %s}' % (versions, json.dumps(cursor).encode())
 
 
 def _query(request: Request, name: RepositoryName | None) -> Query:

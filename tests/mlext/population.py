@@ -430,4 +430,4 @@ orders: st.SearchStrategy[tuple[SortKey, ...]] = st.lists(
 
 
 def names(found: Iterator[Found]) -> list[tuple[RepositoryName, int]]:
-    return [(each.version.model, each.version.number) for each in found]
+    return [(each.position.model, each.position.number) for each in found]

@@ -1,6 +1,8 @@
 # What is measured of a version later: what is known last is one thing, whoever asks.
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from mlext import versions
@@ -27,7 +29,8 @@ def evaluate(shelved: Shelf, number: int, at: float, **metrics: float) -> Evalua
 def searched(shelved: Shelf, number: int) -> dict[str, float]:
     query = Query(model=MODEL, where=parse(f"version = {number}"), order=OF_ONE)
     [found] = shelved.read(lambda tx: tx.found(query)).found
-    return dict(found.metrics)
+    shown: dict[str, float] = json.loads(found.shown())["metrics"]
+    return shown
 
 
 @pytest.mark.parametrize("at", [2_000_000_000.0, 1_000.0])
