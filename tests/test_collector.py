@@ -442,6 +442,7 @@ def test_pushes_go_on_while_much_is_collected(
             await stores.catalog.write(partial(push, number=number))
         if url is not None:  # as it does by itself within a minute
             await asyncio.to_thread(server.run, "ANALYZE", url.rpartition("/")[2])
+        begun = time.monotonic()
         collecting = asyncio.create_task(stores.collector.run())
         waits: list[float] = []
         while not collecting.done():
@@ -450,11 +451,12 @@ def test_pushes_go_on_while_much_is_collected(
             waits.append(time.monotonic() - began)
             await asyncio.sleep(0.001)
         done = await collecting
+        took = time.monotonic() - begun
         # All but those that a push came for in time.
         assert _MANY - 500 - len(waits) <= done.blobs <= done.links <= _MANY - 500
         assert len(waits) > 100
-        # Far above what it takes (some milliseconds), far below what a client would notice.
-        assert max(waits) < 1.0
+        # None waited for the collection, of which a push takes some thousandth.
+        assert max(waits) < took / 3
         for number in range(_MANY - len(waits) + 1, _MANY + 1):
             held = await stores.catalog.read(lambda tx, n=number: tx.blob(REPO, old_blob(n)))  # type: ignore[misc]
             assert held is not None
