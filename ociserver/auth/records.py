@@ -79,7 +79,8 @@ class RefreshToken:
 class AuditEvent:
     """Something that was done, or refused, by whom. `at` is in seconds since the epoch.
 
-    `number` is the catalog's: 1, 2, 3.
+    `number` is the catalog's: 1, 2, 3. What has none yet is rounded to the microsecond, as it will
+    be shown: who asks for what was since then finds it.
     """
 
     at: float
@@ -89,6 +90,10 @@ class AuditEvent:
     outcome: Outcome
     detail: Mapping[str, object] = field(default_factory=dict)
     number: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.number:
+            object.__setattr__(self, "at", round(self.at, 6))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

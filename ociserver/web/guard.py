@@ -214,7 +214,8 @@ class Guard:
         rules say of an alias, and its gate, is known only there.
         """
         self._limits.refused("denied")
-        subject = scope["path_params"].get("name") or scope["path"]
+        named = scope["path_params"]
+        subject = named.get("name") or named.get("run_id") or scope["path"]
         said: dict[str, object] = {"reason": error.message}
         if error.detail is not None:
             said["verdict"] = error.detail

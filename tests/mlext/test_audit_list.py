@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -109,9 +110,26 @@ def test_events_are_found_by_what_they_are_about(reader: httpx.Client) -> None:
     second = of_model[2]["at"]
     assert events(reader, subject=MODEL, since=second) == of_model[:3]
     assert events(reader, subject=MODEL, until=second) == of_model[3:]
+    # By the time that is shown, whoever recorded it.
+    for each in events(reader):
+        assert each in events(reader, since=each["at"], limit=1_000)
+        assert each not in events(reader, until=each["at"], limit=1_000)
     tomorrow = str(datetime.now(UTC).date() + timedelta(days=1))
     assert events(reader, subject=MODEL, until=tomorrow) == of_model
     assert events(reader, subject=MODEL, since=tomorrow) == []
+
+
+def test_a_run_that_was_refused_is_found_as_one_that_was_put(
+    registry: Guarded, reader: httpx.Client
+) -> None:
+    for who, status in (("ann", 200), ("ci", 403)):
+        with registry.client() as client:
+            client.auth = registry.basic(who)
+            assert client.put("/v1/runs/run-7", json={}).status_code == status
+    eventually(lambda: len(events(reader, subject="run-7")) == 2)
+    refused, put = told(events(reader, subject="run-7"))
+    assert (refused[0], refused[2]) == ("robot:ci", "denied")
+    assert put == ("user:ann", "run", "done")
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5])
@@ -122,9 +140,9 @@ def test_pages_go_on_where_the_last_ended_whatever_came_since(
         client.auth = registry.basic("ann")
         models = Modelling(client)
         model = models.name()
-        models.register(model)
-        for alias in "abcdef":
-            assert models.promote(model, alias, 1).status_code == 200
+        numbers = itertools.cycle((models.register(model), models.register(model)))
+        for alias in "bcdefa":
+            assert models.promote(model, alias, next(numbers)).status_code == 200
         asked: dict[str, Any] = {"subject": model, "action": "promote"}
         every = events(reader, **asked)
         seen: list[dict[str, Any]] = []
@@ -134,7 +152,7 @@ def test_pages_go_on_where_the_last_ended_whatever_came_since(
             page = reader.get("/v1/audit", params={**asked, **more, "limit": limit}).json()
             seen += page["events"]
             cursor = page["next_cursor"]
-            assert models.promote(model, "a", 1).status_code == 200
+            assert models.promote(model, "a", next(numbers)).status_code == 200
     assert len(every) == 6
     assert seen == every
 
