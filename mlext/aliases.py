@@ -65,9 +65,7 @@ def move(act: Act, model: RepositoryName, asked: Sequence[Move], reason: str) ->
     moved = []
     for each in asked:
         act.require(Action.PROMOTE, model, each.alias)
-        version = the_version(act.tx, model, each.number)
-        if act.tx.manifest(model, version.digest) is None:
-            raise ManifestUnknown(f"version {version.number} of {model} was deleted")
+        version = the_pulled(act.tx, model, each.number)
         known = act.tx.alias(model, each.alias)
         _expect(known, each)
         if known is None or known.number != version.number:
@@ -75,6 +73,16 @@ def move(act: Act, model: RepositoryName, asked: Sequence[Move], reason: str) ->
             act.tx.move_tag(model, each.alias, version.digest)
         moved.append(known)
     return moved
+
+
+def the_pulled(tx: ModelsTx, model: RepositoryName, number: int) -> ModelVersion:
+    """Return a version that can be pulled. Raises VersionUnknown, ManifestUnknown where it was
+    deleted.
+    """
+    version = the_version(tx, model, number)
+    if tx.manifest(model, version.digest) is None:
+        raise ManifestUnknown(f"version {number} of {model} was deleted")
+    return version
 
 
 def pushed_onto(
@@ -121,7 +129,7 @@ def _expect(known: Alias | None, asked: Move) -> None:
         return
     where = f"version {stands}" if known else "no version yet"
     raise AliasElsewhere(
-        f"{asked.alias} stands on {where}, not on {wanted}",
+        f"{asked.alias} stands on {where}, and {wanted} was expected",
         detail=known.shown() if known else {"alias": asked.alias, "version": None},
     )
 

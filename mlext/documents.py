@@ -231,7 +231,7 @@ def parse_moment(value: str, key: str) -> float:
 
     Raises DocumentInvalid.
     """
-    moment = _moment(value) if _MOMENT.match(value) else None
+    moment = _moment(value)
     if moment is None:
         raise DocumentInvalid(f"{key} {shortened(value)!r} is not {_OF_RFC3339}")
     return moment
@@ -242,10 +242,7 @@ def parse_since(value: str, key: str) -> float:
 
     For questions: what is put on record says its time in full. Raises DocumentInvalid.
     """
-    if _DATE.fullmatch(value):
-        moment = _moment(f"{value}T00:00:00Z")
-    else:
-        moment = _moment(value) if _MOMENT.match(value) else None
+    moment = _moment(f"{value}T00:00:00Z" if _DATE.fullmatch(value) else value)
     if moment is None:
         raise DocumentInvalid(
             f"{key} {shortened(value)!r} is neither {_OF_RFC3339}, nor a date, such as 2026-11-25"
@@ -254,9 +251,11 @@ def parse_since(value: str, key: str) -> float:
 
 
 def _moment(value: str) -> float | None:
-    """Return what Python's reader, which takes all of ISO 8601, makes of it where it says from
-    which offset.
+    """Return what Python's reader, which takes all of ISO 8601, makes of an RFC 3339 time, None
+    where it is none.
     """
+    if not _MOMENT.match(value):
+        return None
     try:
         parsed = datetime.fromisoformat(value)
         if parsed.tzinfo is None:
@@ -359,9 +358,21 @@ def _storable(value: str, where: str) -> None:
 def parsed(body: bytes, where: str) -> Any:
     """Return the JSON that it is. Raises DocumentInvalid."""
     try:
-        return json.loads(body.decode("utf-8"), parse_constant=_not_json)
+        return json.loads(
+            body.decode("utf-8"), parse_constant=_not_json, object_pairs_hook=_each_once
+        )
     except (ValueError, RecursionError) as error:
         raise DocumentInvalid(f"{where} is not JSON in UTF-8: {error}") from error
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object. Which of two with one name is meant nobody can tell (RFC 8259, 4)."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        again = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{shortened(again)!r} is there twice")
+    return found
 
 
 def _not_json(constant: str) -> NoReturn:

@@ -292,7 +292,11 @@ def _approved(gate: Gate, counted: Sequence[Approval], refused: Mapping[str, str
 
 def _soaked(gate: Gate, soak: Soak, facts: Facts) -> Condition:
     stood = facts.soak.get(soak.alias)
-    reason = f"it is not {soak.alias!r}" if stood is None else f"it has been for {_period(stood)}"
+    reason = (
+        f"it is not {soak.alias!r}"
+        if stood is None
+        else f"it has been {soak.alias!r} for {_period(stood)}"
+    )
     if facts.returns:
         reason = f"it was {facts.alias!r} before"
     return Condition(

@@ -145,6 +145,11 @@ class AliasMove:
     number: int
     digest: Digest
 
+    @property
+    def etag(self) -> str:
+        """`Alias.etag` after this move."""
+        return f'"{self.number}.{self.move}"'
+
     def shown(self) -> dict[str, object]:
         """Return it as the wire shows it."""
         return {

@@ -299,7 +299,9 @@ def _refusal(answer: httpx.Response, address: Address) -> CommandFailed:
         how = f"{_WHO} by --user, LADING_USER, LADING_TOKEN or `docker login`"
         message = how if message == _WHO else f"{message}: {how}"
     if (seconds := answer.headers.get("retry-after")) and status in {_BUSY, *_AWAY}:
-        message += f" (to be asked again after {seconds})"
+        # It may be a date, too (RFC 9110, 10.2.3).
+        unit = " seconds" if seconds.isdecimal() else ""
+        message += f" (to be asked again after {seconds}{unit})"
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR and problem and problem.get("request_id"):
         message += f" (request {problem['request_id']})"
     return CommandFailed(message, _exit_status(status, problem), problem)

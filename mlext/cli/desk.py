@@ -13,16 +13,17 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from mlext.cli import tables
-from mlext.cli.client import CommandFailed, Registry
+from mlext.cli.client import USAGE, CommandFailed, Registry
 from mlext.cli.credentials import SERVER, address_of
 from ociserver.errors import LadingError
 from ociserver.refs import parse_name, parse_tag
 
 # As the registry: ten digits are none of its numbers.
 _DIGITS = 10
+T = TypeVar("T")
 _ENDS = """\
 exit status: 0; 1 refused, or a check failed; 2 asked wrongly;
 3 the alias stands elsewhere; 4 the registry is out of reach
@@ -250,6 +251,16 @@ def entry(text: str) -> tuple[str, str]:
     if not mark or not key:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
     return key, value
+
+
+def each_once(entries: Sequence[tuple[str, T]]) -> dict[str, T]:
+    """Return what was said by several options. Raises CommandFailed for a key said twice."""
+    found = dict(entries)
+    if len(found) < len(entries):
+        keys = [key for key, _ in entries]
+        again = next(key for key in keys if keys.count(key) > 1)
+        raise CommandFailed(f"{again!r} is said twice", USAGE)
+    return found
 
 
 def measured(text: str) -> tuple[str, float]:

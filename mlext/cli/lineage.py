@@ -8,7 +8,7 @@ from typing import Any
 
 from mlext.cli import tables, times
 from mlext.cli.client import USAGE, CommandFailed, of_model, place
-from mlext.cli.desk import Commands, Desk, alias, count, model, number, parameter
+from mlext.cli.desk import Commands, Desk, alias, count, each_once, model, number, parameter
 
 _LINEAGE_EXAMPLES = """\
   lading lineage team/fraud 42                            (what it came from)
@@ -128,7 +128,7 @@ def _put(desk: Desk, options: Namespace) -> int:
         key: value for key in _SAID if (value := getattr(options, key)) is not None
     }
     if options.param:
-        document["hyperparams"] = dict(options.param)
+        document["hyperparams"] = each_once(options.param)
     found = desk.registry.send("PUT", place("runs", options.id), document)
     desk.show(found, lambda width: tables.sections(found, width))
     return 0

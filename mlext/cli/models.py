@@ -8,7 +8,17 @@ from typing import Any
 
 from mlext.cli import tables
 from mlext.cli.client import USAGE, CommandFailed, of_model, place
-from mlext.cli.desk import Commands, Desk, count, entry, measured, model, number, parameter
+from mlext.cli.desk import (
+    Commands,
+    Desk,
+    count,
+    each_once,
+    entry,
+    measured,
+    model,
+    number,
+    parameter,
+)
 
 _MODEL_EXAMPLES = """\
   lading models
@@ -203,9 +213,9 @@ def _register(desk: Desk, options: Namespace) -> int:
         "framework": options.framework,
         "description": options.description,
         "run_id": options.run_id,
-        "metrics": dict(options.metric),
-        "params": dict(options.param),
-        "tags": dict(options.tag),
+        "metrics": each_once(options.metric),
+        "params": each_once(options.param),
+        "tags": each_once(options.tag),
         "lineage": [{"type": kind, "target": node} for kind, node in options.sources],
     }
     where = of_model(options.name, "versions")
@@ -237,7 +247,7 @@ def evaluate(arguments: Sequence[str]) -> int:
 
 def _evaluate(desk: Desk, options: Namespace) -> int:
     where = of_model(options.name, "versions", options.version, "evaluations")
-    document = {"metrics": dict(options.metric), "dataset": options.dataset}
+    document = {"metrics": each_once(options.metric), "dataset": options.dataset}
     made = desk.registry.send("POST", where, document)
     said = f"{options.name} version {options.version}: {tables.plain(made['metrics'])}\n"
     desk.show(made, lambda _: said)

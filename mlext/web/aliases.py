@@ -19,7 +19,7 @@ from mlext.errors import AliasUnknown, DocumentInvalid, KeyReused
 from mlext.ports import ModelsCatalog, ModelsTx
 from mlext.records import Alias, AliasMove, Approval, rfc3339
 from mlext.web import paging
-from mlext.web.answers import Holding, rendered, shown
+from mlext.web.answers import Holding, held, rendered, shown
 from mlext.web.asked import model_of, version_number, version_of
 from ociserver.auth.rules import Action
 from ociserver.errors import Unavailable
@@ -94,7 +94,7 @@ class AliasDoors:
         """Resolve an alias, now or as of a past moment."""
         name, alias = _place(request)
         if (at := request.query_params.get("at")) is not None:
-            return await self._as_of(name, alias, at)
+            return await self._as_of(request, at)
 
         async def read() -> Resolved:
             found = await self._catalog.read(lambda tx: aliases.the_alias(tx, name, alias))
@@ -123,22 +123,23 @@ class AliasDoors:
         """Tell whether who may keep it is still who might when it was rendered."""
         return self._holding.moment(found.repository) == found.cache_control
 
-    async def _as_of(self, name: RepositoryName, alias: Tag, at: str) -> Response:
+    async def _as_of(self, request: Request, at: str) -> Response:
+        name, alias = _place(request)
         moment = documents.parse_since(at, "at")
         found = await self._catalog.read(lambda tx: tx.alias_at(name, alias, moment))
         if found is None:
             raise AliasUnknown(f"{name} had no alias {alias} at {at}")
-        return shown(
-            {
-                "alias": alias,
-                "version": found.number,
-                "artifact_digest": found.digest,
-                "updated_by": found.by,
-                "updated_at": found.shown()["at"],
-                "reason": found.reason,
-                "at": rfc3339(moment),
-            }
-        )
+        said = {
+            "alias": alias,
+            "version": found.number,
+            "artifact_digest": found.digest,
+            "updated_by": found.by,
+            "updated_at": found.shown()["at"],
+            "reason": found.reason,
+            "at": rfc3339(moment),
+        }
+        body = json.dumps(said, ensure_ascii=False).encode()
+        return held(request, body, self._holding.moment(name), found.etag)
 
     async def move(self, request: Request) -> Response:
         """Move one alias."""
@@ -220,7 +221,7 @@ class AliasDoors:
         by = author_of(request)
 
         def read(tx: ModelsTx) -> dict[str, object]:
-            version = versions.the_version(tx, name, number)
+            version = aliases.the_pulled(tx, name, number)
             verdict = aliases.verdict_on(tx, version, alias, by, tx.now())
             return {
                 "model": name,
@@ -279,6 +280,8 @@ def _move(alias: Tag, found: Mapping[str, Any]) -> Move:
     if not number:
         raise DocumentInvalid("version is the number of the version to move it to")
     expected = documents.whole(found, "expected_version")
+    if expected is None and "expected_version" in found:
+        raise DocumentInvalid("expected_version is null: 0 says that the alias is not there yet")
     return Move(alias=alias, number=number, expected=expected)
 
 

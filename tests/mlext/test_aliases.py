@@ -184,6 +184,41 @@ def test_any_past_moment_can_be_asked_for(models: Modelling, model: str) -> None
         f"{tomorrow}T00:00:00.000000Z"
     )
     assert at(today) == at(f"{today}T00:00:00Z") is None
+    # Its ETag is that of then: who holds it moves nothing that moved since.
+    then = models.client.get(place, params={"at": between})
+    assert then.headers["cache-control"] == "public, max-age=10"
+    assert then.headers["etag"] == '"1.1"'
+    again = models.client.get(place, params={"at": between}, headers={"If-None-Match": '"1.1"'})
+    assert again.status_code == 304
+    late = models.client.put(place, json={"version": 1}, headers={"If-Match": '"1.1"'})
+    assert late.status_code == 409
+
+
+def test_what_it_is_expected_on_is_a_number(models: Modelling, model: str) -> None:
+    models.promote(model, "prod", 1)
+    unsaid = {"alias": "prod", "version": 2, "expected_version": None}
+    place = f"/v1/models/{model}/aliases"
+    refused = [
+        models.promote(model, "prod", 2, expected_version=None),
+        models.client.post(place, json={"moves": [unsaid], "reason": "both"}),
+        models.client.put(f"{place}/prod", content=b'{"version": 2, "version": 3}'),
+        models.client.put(
+            f"{place}/prod", content=b'{"version": 2, "expected_version": 2, "expected_version": 1}'
+        ),
+    ]
+    for each in refused:
+        assert (each.status_code, each.json()["code"]) == (400, "document_invalid"), each.text
+    assert models.client.get(f"{place}/prod").json()["version"] == 1
+
+
+def test_a_version_that_was_deleted_does_not_pass(models: Modelling, model: str) -> None:
+    digest = models.client.get(f"/v1/models/{model}/versions/1").json()["artifact_digest"]
+    assert models.client.delete(f"/v2/{model}/manifests/{digest}").status_code == 202
+    place = f"/v1/models/{model}/aliases/prod"
+    moved = models.promote(model, "prod", 1)
+    checked = models.client.get(f"{place}/check", params={"version": 1})
+    assert moved.status_code == checked.status_code == 404
+    assert moved.json()["detail"] == checked.json()["detail"]
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,8 @@ def test_what_was_pushed_is_registered_by_tag_or_digest(
     assert (shown["tags"], shown["run_id"]) == ({"team": "fraud"}, "run-7")
     assert shown["lineage"] == [{"type": "base-model", "target": "sha256:" + "2" * 64}]
     # A pipeline that runs again goes on.
+    twice = lading("register", model, digest, "--metric", "f1=1", "--metric", "f1=2")
+    assert (twice.status, "'f1' is said twice" in twice.err) == (2, True)
     again = lading("register", model, digest)
     assert again.status == 0
     assert again.out == f"{model} version 1  {digest}\n"
@@ -125,7 +127,7 @@ def test_an_alias_that_moved_meanwhile_is_a_conflict(
     models.promote(model, "prod", 2)
     late = lading("promote", model, 3, "prod", "--expected", "1")
     assert (late.status, late.out) == (3, "")
-    assert late.err == "lading promote: prod stands on version 2, not on version 1\n"
+    assert late.err == "lading promote: prod stands on version 2, and version 1 was expected\n"
     as_json = lading("promote", model, 3, "prod", "--expected", 0, "--json")
     assert (as_json.status, as_json.out) == (3, "")
     assert '"code": "alias_elsewhere"' in as_json.err

@@ -129,7 +129,7 @@ def test_it_gives_up_at_last_and_says_when_to_come_again() -> None:
         ended = lading("models", "--timeout", 5)
     assert time.monotonic() - begun < 5
     assert (ended.status, len(answers.asked)) == (4, 1)
-    assert ended.err == "lading models: away (to be asked again after 300) (request r-1)\n"
+    assert ended.err == "lading models: away (to be asked again after 300 seconds) (request r-1)\n"
     with answering(AWAY) as (lading, answers):
         assert lading("models").status == 4
     assert len(answers.asked) == 5

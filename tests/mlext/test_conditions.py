@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 
 import pytest
 
 from tests.mlext.models import Modelling
+from tests.mlext.test_lists import DOORS, documented
 from tests.table import table
 
 CONDITIONS = {
@@ -59,3 +61,15 @@ def test_a_read_goes_on_as_it_did(models: Modelling) -> None:
     modified = {"If-Modified-Since": CONDITIONS["If-Unmodified-Since"]}
     described = models.client.patch(f"/v1/models/{model}", json={"owner": "a"}, headers=modified)
     assert described.status_code == 200
+
+
+def test_what_is_compared_is_in_the_document() -> None:
+    compared = {
+        ((path, method), condition)
+        for (path, method), condition in product(DOORS, CONDITIONS)
+        if method not in {"get", "head"} and condition in documented(path, method, "header")
+    }
+    doors = ["/v1/models/{name}/aliases/{alias}", "/v2/{name}/_lading/aliases/{alias}"]
+    assert compared == {
+        ((door, method.lower()), condition) for door in doors for _, method, condition in COMPARED
+    }

@@ -288,10 +288,10 @@ def test_approvals_are_of_distinct_others(
     ("stood", "passed", "reason"),
     [
         (None, False, "it is not 'staging'"),
-        (0.0, False, "it has been for 0 s"),
-        (3_599.9, False, "it has been for 59 min 59 s"),
-        (90_000.0, True, "it has been for 1 d 1 h"),
-        (100_000.0, True, "it has been for 1 d 3 h"),
+        (0.0, False, "it has been 'staging' for 0 s"),
+        (3_599.9, False, "it has been 'staging' for 59 min 59 s"),
+        (90_000.0, True, "it has been 'staging' for 1 d 1 h"),
+        (100_000.0, True, "it has been 'staging' for 1 d 3 h"),
     ],
 )
 def test_a_version_must_have_stood_on_the_other_alias(
