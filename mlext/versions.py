@@ -35,6 +35,8 @@ from ociserver.refs import RepositoryName, Tag
 _NUMBERS = 50
 _VERSION_TAG = re.compile(r"v[0-9]+")
 _TAG_MAX = len("v999999999")
+# By so much may the clock of whoever says when a run ended be ahead of ours.
+_CLOCKS_SECONDS = 300.0
 
 
 def version_tag(number: int) -> Tag:
@@ -238,11 +240,19 @@ def evaluate(
     return given
 
 
+def _refuse_what_is_to_come(said: Mapping[str, object], now: float) -> None:
+    """Raise DocumentInvalid for a run that is over before it is: its lineage would be complete."""
+    for key in ("started_at", "finished_at"):
+        if isinstance(when := said.get(key), float) and when > now + _CLOCKS_SECONDS:
+            raise DocumentInvalid(f"{key} {rfc3339(when)} is still to come")
+
+
 def put_run(act: Act, run_id: str, said: Mapping[str, object], *, is_new: bool = False) -> Run:
     """Record a run as it is now; what it said before and does not now is kept.
 
     It belongs to whoever put it first, and is frozen once it has finished: the same again is no
-    error. `is_new` changes nothing of one that is there. Raises Denied, RunFrozen.
+    error. `is_new` changes nothing of one that is there. Raises Denied, RunFrozen, DocumentInvalid
+    for a time that is still to come.
     """
     known = act.tx.run(run_id)
     if known is not None and is_new:
@@ -256,6 +266,7 @@ def put_run(act: Act, run_id: str, said: Mapping[str, object], *, is_new: bool =
             return known
         if known.finished_at is not None:
             raise RunFrozen(f"run {run_id} finished at {rfc3339(known.finished_at)} and is frozen")
+    _refuse_what_is_to_come(said, act.at)
     finished = body.get("finished_at")
     by = known.created_by if known else act.by.name
     run = Run(

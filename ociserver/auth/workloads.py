@@ -178,7 +178,9 @@ def _principal(issuer: Issuer, claims: Mapping[str, Any]) -> Principal:
         for name, value in claims.items()
         if isinstance(value, str | int)
     }
-    if len(claims["sub"].encode(errors="replace")) > _SUBJECT_BYTES:
+    if not claims["sub"].isprintable():
+        raise Unauthenticated("the workload's `sub` has a character that is no text")
+    if len(claims["sub"].encode()) > _SUBJECT_BYTES:
         raise Unauthenticated(f"the workload's `sub` is over {_SUBJECT_BYTES} bytes")
     return Principal(
         f"workload:{issuer.name}:{claims['sub']}",

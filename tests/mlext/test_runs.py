@@ -2,7 +2,10 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+import pytest
 
 from mlext import versions
 from mlext.acts import Act
@@ -12,6 +15,7 @@ from ociserver.refs import parse_name
 from ociserver.storage.sqlite import SqliteCatalog
 from tests.faults.models import artifact
 from tests.mlext.acting import TRANSACTION, as_models, author, pushed
+from tests.mlext.models import Modelling
 
 MODEL = parse_name("team/one")
 ANN, BOB, CAROL = map(author, ("user:ann", "user:bob", "user:carol"))
@@ -49,3 +53,15 @@ def test_a_clock_that_is_behind_puts_no_run_before_who_named_it_first(tmp_path: 
         assert of == [None, run, run]
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("key", ["started_at", "finished_at"])
+def test_a_run_is_not_over_before_it_is(models: Modelling, key: str) -> None:
+    name = models.name()
+    late = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    refused = models.client.put(f"/v1/runs/{name}", json={key: late})
+    assert (refused.status_code, refused.json()["code"]) == (400, "document_invalid")
+    assert f"{key} {late[:10]}" in refused.text
+    # Clocks are never quite the same.
+    now = (datetime.now(UTC) + timedelta(minutes=1)).isoformat()
+    assert models.client.put(f"/v1/runs/{name}", json={key: now}).status_code == 200
