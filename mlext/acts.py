@@ -43,7 +43,7 @@ class Act:
             raise Denied(f"no rule lets {self.by.name} {what} in {model}")
 
     def after(self, last: float | None) -> float:
-        """Return when it is done: when it was asked for, but after what it follows."""
+        """Return when it is done: the time of the transaction, but after what it follows."""
         return self.at if last is None else round(max(self.at, last + _TICK), 6)
 
     def note(

@@ -125,10 +125,8 @@ class AliasRows(Protocol):
     def put_approval(self, model: RepositoryName, approval: Approval) -> None:
         """Record it, in place of an earlier one of the same person for the same version."""
 
-    def approvals(
-        self, model: RepositoryName, number: int, alias: Tag | None = None
-    ) -> Sequence[Approval]:
-        """Return those of a version, under an alias or under any, oldest first."""
+    def approvals(self, model: RepositoryName, number: int, alias: Tag) -> Sequence[Approval]:
+        """Return those of a version under an alias, oldest first."""
 
     def approvals_after(
         self, model: RepositoryName, number: int, last: tuple[str, str], limit: int

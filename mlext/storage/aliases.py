@@ -179,14 +179,12 @@ class AliasSql(SqlTransaction):
         }
         self._put(approval, [row])
 
-    def approvals(
-        self, model: RepositoryName, number: int, alias: Tag | None = None
-    ) -> Sequence[Approval]:
+    def approvals(self, model: RepositoryName, number: int, alias: Tag) -> Sequence[Approval]:
         found = select(approval).where(
-            approval.c.repository_id == repository_named, approval.c.number == number
+            approval.c.repository_id == repository_named,
+            approval.c.number == number,
+            approval.c.alias == alias,
         )
-        if alias is not None:
-            found = found.where(approval.c.alias == alias)
         ordered = found.order_by(approval.c.at, approval.c.by)
         return [_as_approval(row) for row in self._db.execute(ordered, {"repository": model})]
 

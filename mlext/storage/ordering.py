@@ -60,7 +60,7 @@ from ociserver.storage.schema import repository
 # Models that are worth being gone through one by one.
 _FEW = 100
 # Statements that are kept: what a dashboard asks for again and again. The largest takes some 2 MiB.
-_KEPT = 64
+_KEPT = 16
 # Names have no control characters (`documents.py`), nor have numbers and aliases.
 WITHIN, BETWEEN = "\x1f", "\x1e"
 # Made once, as in `matching.py`.

@@ -142,7 +142,7 @@ class VersionSql(SqlTransaction):
 
     def _one(self, statement: Select[Any], where: dict[str, Any]) -> ModelVersion | None:
         row = self._db.execute(statement, where).one_or_none()
-        return as_version(row) if row else None
+        return _as_version(row) if row else None
 
     def standing(self, name: RepositoryName, tags: Collection[str]) -> Mapping[str, Digest]:
         found = select(tag.c.name, tag.c.digest).where(
@@ -229,7 +229,7 @@ def _as_model(row: Row[Any]) -> Model:
     )
 
 
-def as_version(row: Row[Any]) -> ModelVersion:
+def _as_version(row: Row[Any]) -> ModelVersion:
     """Return the version of a row with its columns and its model's name."""
     return ModelVersion(
         model=RepositoryName(row.name),

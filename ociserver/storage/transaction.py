@@ -83,7 +83,8 @@ class SqlTransaction:
         self._dialect = connection.dialect.name
         self._inserts = _inserts(self._dialect)
         self._repository_ids: dict[RepositoryName, int] = {}
-        # Repositories from which something was taken, or where it moved: what caches must hear of.
+        # Repositories of which something that caches keep is another now: what was taken or moved,
+        # and what came, where lists of it are kept.
         self.changed: set[RepositoryName] = set()
 
     def _repository_id(self, name: RepositoryName) -> int:

@@ -275,8 +275,8 @@ class ModelsContract:
                 given[1],
                 given[2],
             ]
-            assert len(await catalog.read(lambda tx: tx.approvals(MODEL, 1))) == 3
-            assert await catalog.read(lambda tx: tx.approvals(OTHER, 1)) == []
+            assert len(await catalog.read(lambda tx: tx.approvals(MODEL, 1, DEV))) == 1
+            assert await catalog.read(lambda tx: tx.approvals(OTHER, 1, PROD)) == []
 
         self.told(make, story)
 
