@@ -367,11 +367,11 @@ def parsed(body: bytes, where: str) -> Any:
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return the object. Which of two with one name is meant nobody can tell (RFC 8259, 4)."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        again = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{shortened(again)!r} is there twice")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{shortened(name)!r} is there twice")
+        found[name] = value
     return found
 
 

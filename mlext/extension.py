@@ -17,7 +17,7 @@ from mlext.web.gates import GateDoors
 from mlext.web.lineage import LineageDoors
 from mlext.web.places import DOCUMENTS, Handlers, places
 from mlext.web.runs import RunDoors
-from mlext.web.search import SearchDoors
+from mlext.web.search import Listed, SearchDoors
 from mlext.web.versions import VersionDoors
 from ociserver.extension import House, Opened
 from ociserver.fresh import FreshCache
@@ -49,9 +49,11 @@ class Models:
         catalog = cast("ModelsCatalog", house.catalog)
         generation = house.catalog.generation
         holding = Holding(house.is_public)
-        search = SearchDoors(catalog, FreshCache(generation, _LISTED_BYTES))
+        listed: FreshCache[bytes, Listed] = FreshCache(
+            generation, _LISTED_BYTES, serves_stale=False
+        )
+        search = SearchDoors(catalog, listed)
         aliases = AliasDoors(house, catalog, holding, FreshCache(generation, _RESOLVED_BYTES))
-
         descriptions = DescriptionDoors(house, catalog, holding)
 
         async def forget_answers() -> None:

@@ -34,12 +34,20 @@ class FreshCache(Generic[K, V]):
 
     `generation` (`ports.Catalog`) is asked on every look-up, so what it tells of no one misses.
     What no longer holds stays for `stale`, until its room is wanted: bounded by `capacity` bytes,
-    the least recently used entry goes first.
+    the least recently used entry goes first. Whose owner never `serves_stale` waits for a slow
+    catalog for as long as it takes.
     """
 
-    def __init__(self, generation: Callable[[RepositoryName], int], capacity: int) -> None:
+    def __init__(
+        self,
+        generation: Callable[[RepositoryName], int],
+        capacity: int,
+        *,
+        serves_stale: bool = True,
+    ) -> None:
         self._generation = generation
         self._capacity = capacity
+        self._serves_stale = serves_stale
         self._entries: OrderedDict[K, _Entry[V]] = OrderedDict()
         self._bytes = 0
 
@@ -77,9 +85,10 @@ class FreshCache(Generic[K, V]):
         if kept is not None:
             return kept
         seen = self._generation(repository)
+        # Where something stale can be served, a catalog that hangs is one that is away.
+        patience = _PATIENCE_SECONDS if self._serves_stale and key in self._entries else None
         try:
-            # Where something stale can be served, a catalog that hangs is one that is away.
-            async with asyncio.timeout(_PATIENCE_SECONDS if key in self._entries else None):
+            async with asyncio.timeout(patience):
                 value = await read()
         except TimeoutError as error:
             raise Unavailable("the catalog does not answer") from error

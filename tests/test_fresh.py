@@ -101,6 +101,34 @@ def test_in_an_outage_what_was_last_read_can_be_had_unless_it_is_known_to_be_gon
     asyncio.run(story())
 
 
+@pytest.mark.parametrize("serves_stale", [True, False])
+def test_only_who_can_serve_something_stale_gives_up_on_a_slow_catalog(
+    monkeypatch: pytest.MonkeyPatch, serves_stale: bool
+) -> None:
+    monkeypatch.setattr("ociserver.fresh._PATIENCE_SECONDS", 0.01)
+
+    async def story() -> str:
+        catalog = Catalog()
+        cache: FreshCache[str, str] = FreshCache(
+            catalog.generation, 64 * KIB, serves_stale=serves_stale
+        )
+
+        async def slow() -> str:
+            await asyncio.sleep(0.1)
+            return await catalog.read()
+
+        # Nothing is there yet.
+        assert await cache.get_or_read("key", HERE, slow, no_bytes) == "first"
+        catalog.change("second")
+        return await cache.get_or_read("key", HERE, slow, no_bytes)
+
+    if serves_stale:
+        with pytest.raises(Unavailable):
+            asyncio.run(story())
+    else:
+        assert asyncio.run(story()) == "second"
+
+
 def test_nothing_is_kept_for_longer_than_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story() -> None:
         catalog = Catalog()

@@ -255,11 +255,11 @@ def entry(text: str) -> tuple[str, str]:
 
 def each_once(entries: Sequence[tuple[str, T]]) -> dict[str, T]:
     """Return what was said by several options. Raises CommandFailed for a key said twice."""
-    found = dict(entries)
-    if len(found) < len(entries):
-        keys = [key for key, _ in entries]
-        again = next(key for key in keys if keys.count(key) > 1)
-        raise CommandFailed(f"{again!r} is said twice", USAGE)
+    found: dict[str, T] = {}
+    for key, value in entries:
+        if key in found:
+            raise CommandFailed(f"{key!r} is said twice", USAGE)
+        found[key] = value
     return found
 
 

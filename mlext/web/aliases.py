@@ -203,7 +203,7 @@ class AliasDoors:
         """List the moves of an alias, the latest first."""
         name, alias = _place(request)
         page = paging.asked(request)
-        before = _MOVES_EVER if page.after is None else _number_of_move(page.after)
+        before = _MOVES_EVER if page.after is None else paging.number(page.after, _MOVE_DIGITS)
 
         def read(tx: ModelsTx) -> Sequence[AliasMove]:
             aliases.the_alias(tx, name, alias)
@@ -267,12 +267,6 @@ class AliasDoors:
 
 def _place(request: Request) -> tuple[RepositoryName, Tag]:
     return model_of(request), parse_alias(request.path_params["alias"])
-
-
-def _number_of_move(cursor: str) -> int:
-    if not cursor.isascii() or not cursor.isdecimal() or len(cursor) > _MOVE_DIGITS:
-        raise paging.damaged()
-    return int(cursor)
 
 
 def _move(alias: Tag, found: Mapping[str, Any]) -> Move:

@@ -45,7 +45,7 @@ class AuditDoors:
             return await self._exported(request)
         asked = _question(_asked(request, _LIST, "a list (application/json)"))
         page = paging.asked(request)
-        last = None if page.after is None else _number(page.after)
+        last = None if page.after is None else paging.number(page.after, _NUMBER_DIGITS)
 
         def read(tx: ModelsTx) -> tuple[Sequence[AuditEvent], bool]:
             before = None if last is None else _event(tx, last)
@@ -90,12 +90,6 @@ def _question(given: Mapping[str, str]) -> AuditQuestion:
 
     since, until = moment("since", -math.inf), moment("until", math.inf)
     return AuditQuestion(**equal, since=since, until=until)
-
-
-def _number(cursor: str) -> int:
-    if not cursor.isascii() or not cursor.isdecimal() or len(cursor) > _NUMBER_DIGITS:
-        raise paging.damaged()
-    return int(cursor)
 
 
 def _event(tx: ModelsTx, number: int) -> AuditEvent:

@@ -58,6 +58,16 @@ def damaged() -> CursorInvalid:
     return CursorInvalid("the cursor is none that a page of this list gave")
 
 
+def number(cursor: str, digits: int) -> int:
+    """Return the cursor of a list whose entries are called by numbers, of so many digits at most.
+
+    Raises CursorInvalid.
+    """
+    if not cursor.isascii() or not cursor.isdecimal() or len(cursor) > digits:
+        raise damaged()
+    return int(cursor)
+
+
 def answer(
     page: Asked,
     key: str,

@@ -80,9 +80,6 @@ class SearchDoors:
             return rendered(request, await read(), ())
         target, asked = request.scope["raw_path"], request.scope["query_string"]
         place = b"%s?%s" % (target, asked) if asked else target
-        if self._listed.get(place) is None:
-            # Where something stale is at hand a slow catalog is one that is away; this is no use.
-            self._listed.drop(place)
         found = await self._listed.get_or_read(
             place, name, read, lambda page: len(page.body) + len(place)
         )

@@ -5,18 +5,6 @@ from __future__ import annotations
 import httpx
 
 _OWN = {"date", "x-request-id"}
-RULES = """
-[[rule]]
-who = "user:ann"
-may = ["pull", "push", "register", "promote"]
-on = "team/**"
-"""
-ANYONE = """
-[[rule]]
-who = "anyone"
-may = "pull"
-on = "team/**"
-"""
 
 
 def plain(answer: httpx.Response) -> tuple[int, list[tuple[str, str]], bytes]:

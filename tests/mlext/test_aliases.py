@@ -206,8 +206,11 @@ def test_what_it_is_expected_on_is_a_number(models: Modelling, model: str) -> No
             f"{place}/prod", content=b'{"version": 2, "expected_version": 2, "expected_version": 1}'
         ),
     ]
+    many = ",".join(f'"{number}": 1' for number in [*range(100_000), 99_999])
+    refused.append(models.client.put(f"{place}/prod", content=f"{{{many}}}"))
     for each in refused:
         assert (each.status_code, each.json()["code"]) == (400, "document_invalid"), each.text
+    assert "'99999' is there twice" in refused[-1].json()["detail"]
     assert models.client.get(f"{place}/prod").json()["version"] == 1
 
 

@@ -1,15 +1,30 @@
 # An alias that was just resolved is answered from memory: nothing may tell, and nothing may be old.
+# What holds of pages of versions, too (`test_pages_at_hand.py`), is asked of both here.
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.access import Guarded, guarded
-from tests.mlext.at_hand import ANYONE, RULES, comes_from_memory
+from tests.mlext.at_hand import comes_from_memory
 from tests.mlext.models import Modelling
 from tests.serving import Served
+
+RULES = """
+[[rule]]
+who = "user:ann"
+may = ["pull", "push", "register", "promote"]
+on = "team/**"
+"""
+ANYONE = """
+[[rule]]
+who = "anyone"
+may = "pull"
+on = "team/**"
+"""
 
 
 @pytest.fixture
@@ -54,6 +69,10 @@ def test_a_past_moment_is_not_answered_with_the_present(models: Modelling, model
         assert then.json()["version"] == 1
 
 
+def numbers(client: httpx.Client, target: str) -> list[int]:
+    return [each["version"] for each in client.get(target).json()["versions"]]
+
+
 def test_a_move_is_seen_through_every_worker(tmp_path: Path) -> None:
     served = Served(tmp_path, workers=2).start()
     try:
@@ -63,6 +82,7 @@ def test_a_move_is_seen_through_every_worker(tmp_path: Path) -> None:
             for _ in range(2):
                 models.register(name)
             for number in (1, 2) * 5:
+                last = models.register(name)
                 assert models.promote(name, "prod", number).status_code == 200
                 for _ in range(4):
                     # Each connection is some worker's.
@@ -70,6 +90,9 @@ def test_a_move_is_seen_through_every_worker(tmp_path: Path) -> None:
                         for _ in range(2):
                             found = other.get(f"/v1/models/{name}/aliases/prod").json()
                             assert found["version"] == number
+                            page = f"/v1/models/{name}/versions"
+                            assert numbers(other, page) == [*range(last, 0, -1)]
+                            assert numbers(other, f"{page}?stage=prod") == [number]
     finally:
         served.stop()
 
@@ -88,17 +111,25 @@ def test_rules_hold_for_what_is_at_hand(registry: Guarded) -> None:
         name = models.name()
         models.register(name)
         models.promote(name, "prod", 1)
-        target = f"/v1/models/{name}/aliases/prod"
+        target, page = f"/v1/models/{name}/aliases/prod", f"/v1/models/{name}/versions"
+
+        def pages(status: int) -> None:
+            assert ann.get(page).status_code == 200
+            assert anyone.get(page).status_code == status
+
         for _ in range(3):
+            pages(401)
             assert ann.get(target).headers["cache-control"] == "private, max-age=10"
             assert anyone.get(target).status_code == 401
 
         registry.change_rules(RULES + ANYONE)
         for _ in range(3):
+            pages(200)
             assert anyone.get(target).headers["cache-control"] == "public, max-age=10"
             assert ann.get(target).headers["cache-control"] == "public, max-age=10"
 
         registry.change_rules(RULES)
         for _ in range(3):
+            pages(401)
             assert anyone.get(target).status_code == 401
             assert ann.get(target).headers["cache-control"] == "private, max-age=10"

@@ -3,14 +3,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ociserver.storage.postgres import migrate
-from tests.access import Guarded, guarded
-from tests.mlext.at_hand import ANYONE, RULES, comes_from_memory
+from tests.mlext.at_hand import comes_from_memory
 from tests.mlext.models import Modelling
 from tests.postgres import PostgresServer
 from tests.serving import Served
@@ -149,47 +147,3 @@ def test_a_model_that_comes_is_seen(models: Modelling) -> None:
         assert models.client.get(target).status_code == 404
     models.register(name)
     assert shown(models, target) == [1]
-
-
-def test_a_registration_is_seen_through_every_worker(tmp_path: Path) -> None:
-    served = Served(tmp_path, workers=2).start()
-    try:
-        with served.client() as client:
-            models = Modelling(client)
-            name = models.name()
-            for number in range(1, 8):
-                models.register(name)
-                for _ in range(4):
-                    # Each connection is some worker's.
-                    with served.client() as other:
-                        found = shown(Modelling(other), f"/v1/models/{name}/versions")
-                        assert found == [*range(number, 0, -1)]
-    finally:
-        served.stop()
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Guarded]:
-    with guarded(tmp_path) as served:
-        served.change_rules(RULES)
-        yield served
-
-
-def test_rules_hold_for_pages_at_hand(registry: Guarded) -> None:
-    with registry.client() as ann, registry.client() as anyone:
-        ann.auth = registry.basic("ann")
-        models = Modelling(ann)
-        name = models.name()
-        models.register(name)
-        target = f"/v1/models/{name}/versions"
-
-        def holds(anyone_gets: int) -> None:
-            for _ in range(3):
-                assert ann.get(target).status_code == 200
-                assert anyone.get(target).status_code == anyone_gets
-
-        holds(401)
-        registry.change_rules(RULES + ANYONE)
-        holds(200)
-        registry.change_rules(RULES)
-        holds(401)
